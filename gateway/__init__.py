@@ -1,0 +1,3 @@
+"""Postern: an API gateway and reverse-proxy sidecar for learning platforms."""
+
+__version__ = "0.1.0"

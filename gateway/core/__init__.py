@@ -1,0 +1,1 @@
+"""The vocabulary every other room speaks.  Imports only the standard library."""

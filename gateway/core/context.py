@@ -1,0 +1,140 @@
+"""One request as policies see it.
+
+The data plane fills the request's side before the pipeline runs and reads the gathered side after it.
+Fields are plain values; header names are lower-case bytes, values bytes as they came.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.core.identity import Identity
+
+
+class ServiceLike(Protocol):
+    """What a policy may know of a service."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class RouteLike(Protocol):
+    """What a policy may know of the route that matched."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def service(self) -> ServiceLike: ...
+
+
+class Context:
+    """The request, and what policies gathered for either side.
+
+    The request (set by the data plane, read-only for policies):
+
+    * `method` - as sent, for example "GET"; `path` - the canonical path (`gateway.core.path`), ASCII;
+      `query` - the bytes after "?", b"" where there are none; `host` - lower case without the port;
+      `scheme` - "http" or "https".
+    * `fields` - every header in order as `(name, value)`; `index` - lower-case name to value, several
+      fields of one name joined with ", " (RFC 9110 §5.3); `repeated` - the names that came more than once.
+    * `client` - the client's address as text, found through trusted proxies; `arrived` - the injected
+      monotonic clock at the head's arrival, in nanoseconds; `now` - Unix seconds at that moment.
+    * `request_id`; `route`, what matched; `captures`, the named parts of its path.
+    * `content_length` - the declared size of the body in bytes, 0 for none, None for a chunked one.
+
+    Gathered by policies:
+
+    * `identity` - who is calling, or None.
+    * `hidden` - lower-case header names that the upstream must not get; `hidden_query` - names of query
+      parameters that it must not get.
+    * `upstream_lines` - header lines for the upstream, each ending in CRLF.
+    * `answer_lines` - header lines that stand on whatever answer the client gets, each ending in CRLF;
+      `replaced` - sets of lower-case names: an upstream's own headers of these names are dropped.
+    * `body_limit` - the largest body in bytes that may pass, None for no limit but the listener's.
+    * `granted` - how the identity was established, for its recheck after a wait (see `Policy.recheck`).
+    """
+
+    __slots__ = (
+        "answer_lines",
+        "arrived",
+        "body_limit",
+        "captures",
+        "client",
+        "content_length",
+        "fields",
+        "granted",
+        "hidden",
+        "hidden_query",
+        "host",
+        "identity",
+        "index",
+        "method",
+        "now",
+        "path",
+        "query",
+        "repeated",
+        "replaced",
+        "request_id",
+        "route",
+        "scheme",
+        "upstream_lines",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        host: str,
+        scheme: str,
+        fields: list[tuple[bytes, bytes]],
+        index: dict[bytes, bytes],
+        repeated: frozenset[bytes],
+        client: str,
+        arrived: int,
+        now: float,
+        request_id: str,
+        content_length: int | None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.host = host
+        self.scheme = scheme
+        self.fields = fields
+        self.index = index
+        self.repeated = repeated
+        self.client = client
+        self.arrived = arrived
+        self.now = now
+        self.request_id = request_id
+        self.content_length = content_length
+        self.route: RouteLike | None = None
+        self.captures: dict[str, str] | None = None
+        self.identity: Identity | None = None
+        self.hidden: tuple[bytes, ...] = ()
+        self.hidden_query: tuple[str, ...] = ()
+        self.upstream_lines: list[bytes] = []
+        self.answer_lines: list[bytes] = []
+        self.replaced: tuple[frozenset[bytes], ...] = ()
+        self.body_limit: int | None = None
+        self.granted: object = None
+
+
+NOTHING_REPEATED: frozenset[bytes] = frozenset()
+
+
+def index_fields(fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], frozenset[bytes]]:
+    """`(index, repeated)` of a list of header fields, as `Context` wants them."""
+    index: dict[bytes, bytes] = {}
+    repeated: set[bytes] = set()
+    for name, value in fields:
+        lower = name.lower()
+        if lower in index:
+            repeated.add(lower)
+            index[lower] += b", " + value
+        else:
+            index[lower] = value
+    return index, frozenset(repeated)

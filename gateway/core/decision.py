@@ -1,0 +1,163 @@
+"""What a policy answers: values, never exceptions (law 3).
+
+`Allow`, `Deny`, `Reply` and `Abstain` are final; a `Pending` stands for one of them
+that is not known yet.  Refusals are ordinary values, so the hot path neither raises
+nor catches; an exception out of a policy means that something broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from gateway.core.answers import Answer
+
+T = TypeVar("T")
+
+Facts = Mapping[str, Any]
+NO_FACTS: Facts = {}
+
+
+class Decision:
+    """The common parent.  `facts` are what `postern explain` prints beside the verdict."""
+
+    __slots__ = ("facts",)
+
+    def __init__(self, facts: Facts = NO_FACTS) -> None:
+        self.facts = facts
+
+
+class Allow(Decision):
+    """Let the request go on to the next policy.  Return the singleton `ALLOW` when there are no facts."""
+
+    __slots__ = ()
+
+
+class Abstain(Decision):
+    """Not mine to judge: an authenticator that finds no credential of its kind."""
+
+    __slots__ = ()
+
+
+class Deny(Decision):
+    """Refuse with one of the gateway's own answers (contract §4).
+
+    `answer` is the row of the table, `headers` are extra header lines for this answer
+    (`(b"WWW-Authenticate", b"Bearer ...")`), `reason` is the label of `postern_denied_total`
+    (default: the answer's own), `close` ends the connection after the answer.
+    """
+
+    __slots__ = ("answer", "close", "headers", "members", "reason")
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        reason: str = "",
+        members: Mapping[str, Any] | None = None,
+        close: bool = False,
+        facts: Facts = NO_FACTS,
+    ) -> None:
+        super().__init__(facts)
+        self.answer = answer
+        self.headers = headers
+        self.reason = reason or answer.reason
+        self.members = members
+        self.close = close
+
+
+class Reply(Decision):
+    """Answer here and now with a status, headers and a body of the policy's own (a preflight, `/ping`, a cache hit)."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        body: bytes = b"",
+        facts: Facts = NO_FACTS,
+    ) -> None:
+        super().__init__(facts)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+ALLOW = Allow()
+ABSTAIN = Abstain()
+
+
+class Pending(Generic[T]):
+    """A value that somebody else will deliver: plain callbacks, no task and no future (law 2).
+
+    The maker calls `resolve(value)` or `fail(error)` once, on the event loop's thread, at any
+    time after it has returned the object.  The receiver calls `then(callback, errback)` once:
+    if the value is already there the callback runs at once.  `cancel()` says that nobody waits
+    any more: neither callback will run, and `on_cancel` (if the maker gave one) is told.
+    A delivery after a cancellation is dropped silently; a second delivery is an error.
+    """
+
+    __slots__ = ("_callback", "_errback", "_error", "_on_cancel", "_state", "_value")
+
+    _WAITING, _DELIVERED, _CANCELLED = 0, 1, 2
+
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+        self._state = self._WAITING
+        self._callback: Callable[[T], None] | None = None
+        self._errback: Callable[[BaseException], None] | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._on_cancel = on_cancel
+
+    @property
+    def done(self) -> bool:
+        """True once a value or an error was delivered, or nobody waits for it any more."""
+        return self._state != self._WAITING
+
+    def then(self, callback: Callable[[T], None], errback: Callable[[BaseException], None]) -> None:
+        """Take the value with `callback`, or a fault with `errback`; exactly one of them runs, once."""
+        if self._callback is not None:
+            raise RuntimeError("somebody waits for this Pending already")
+        self._callback, self._errback = callback, errback
+        if self._state == self._DELIVERED:
+            self._fire()
+
+    def resolve(self, value: T) -> None:
+        """Deliver the value."""
+        if self._deliver():
+            self._value = value
+            self._fire()
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver a fault instead of a value."""
+        if self._deliver():
+            self._error = error
+            self._fire()
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        if self._state == self._WAITING:
+            self._state = self._CANCELLED
+            self._callback = self._errback = None
+            if self._on_cancel is not None:
+                self._on_cancel()
+
+    def _deliver(self) -> bool:
+        if self._state == self._CANCELLED:
+            return False
+        if self._state == self._DELIVERED:
+            raise RuntimeError("this Pending was delivered already")
+        self._state = self._DELIVERED
+        return True
+
+    def _fire(self) -> None:
+        callback, errback = self._callback, self._errback
+        if callback is None or errback is None:
+            return
+        if self._error is not None:
+            errback(self._error)
+        else:
+            callback(self._value)  # type: ignore[arg-type]  # delivered without an error: it is a T

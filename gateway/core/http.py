@@ -1,0 +1,157 @@
+"""Header names the gateway has an opinion on, and the memo that finds that opinion in one look-up.
+
+Request headers fall into four kinds: forwarded as they are, hop-by-hop (RFC 9110 §7.6.1), written by
+the gateway alone (identity and forwarding headers, contract §3), and believed from trusted proxies only.
+A name is judged as a CGI or WSGI server would fold it: case and `_` against `-` make no difference.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What happens to a request header on its way to the upstream."""
+
+    FORWARD = 0
+    #: Belongs to this hop; never forwarded (RFC 9110 §7.6.1).
+    HOP = 1
+    #: Written by the gateway; what a client sends under this name, in any spelling, is dropped.
+    IDENTITY = 2
+    #: Dropped unless the peer is a trusted proxy.
+    TRUSTED = 3
+    #: Framing and routing: rewritten by the data plane (Host, Content-Length, Transfer-Encoding, Expect, Via …).
+    OWN = 4
+
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+
+IDENTITY = frozenset(
+    {
+        b"x-consumer-id",
+        b"x-consumer-username",
+        b"x-consumer-custom-id",
+        b"x-consumer-groups",
+        b"x-credential-identifier",
+        b"x-anonymous-consumer",
+        b"x-organization-id",
+        b"x-authenticated-scope",
+        b"x-authenticated-userid",
+        b"x-authenticated-groups",
+        b"x-credential-username",
+    }
+)
+
+#: Always rewritten; a trusted peer's values are continued, anybody else's dropped.
+FORWARDED = frozenset(
+    {
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-real-ip",
+    }
+)
+
+TRUSTED_ONLY = frozenset(
+    {
+        b"forwarded",
+        b"x-forwarded",
+        b"x-forwarded-server",
+        b"x-forwarded-prefix",
+        b"x-forwarded-scheme",
+        b"x-forwarded-ssl",
+        b"x-original-url",
+        b"x-original-uri",
+        b"x-rewrite-url",
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+    }
+)
+
+OWN = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"expect",
+        b"x-request-id",
+        b"traceparent",
+    }
+)
+
+#: A CGI server makes HTTP_PROXY of it (httpoxy, CVE-2016-5385); no client has a use for it.
+_NEVER = frozenset({b"proxy"})
+
+#: Response headers that belong to the upstream's hop.
+RESPONSE_DROP = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
+
+_MEMO_LIMIT = 4096
+
+
+def fold(name: bytes) -> bytes:
+    """A header name as CGI would see it: lower case, `_` read as `-`."""
+    return name.lower().replace(b"_", b"-")
+
+
+def classify(name: bytes) -> Kind:
+    """What happens to the request header of this name (in any spelling)."""
+    folded = fold(name)
+    if folded in IDENTITY or folded in FORWARDED:
+        return Kind.IDENTITY
+    if folded in TRUSTED_ONLY:
+        return Kind.TRUSTED
+    if folded in _NEVER:
+        return Kind.HOP
+    lower = name.lower()
+    # Names with an underscore that fold into one of these are not ours to read, and would be the
+    # upstream's to misread: `Content_Length`, `Transfer_Encoding`, `X_Request_ID`.
+    if folded in HOP_BY_HOP or folded in OWN:
+        if lower != folded:
+            return Kind.IDENTITY
+        return Kind.OWN if folded in OWN else Kind.HOP
+    return Kind.FORWARD
+
+
+class NameMemo(dict[bytes, tuple[Kind, bytes]]):
+    """`memo[name]` is `(kind, lower-case name)`; remembers up to 4,096 spellings, computes the rest."""
+
+    def __missing__(self, name: bytes) -> tuple[Kind, bytes]:
+        entry = (classify(name), name.lower())
+        if len(self) < _MEMO_LIMIT:
+            self[name] = entry
+        return entry
+
+
+REQUEST_NAMES = NameMemo()
+
+
+class LowerMemo(dict[bytes, bytes]):
+    """`memo[name]` is the lower-case name; remembers up to 4,096 spellings, computes the rest."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        if len(self) < _MEMO_LIMIT:
+            self[name] = lower
+        return lower
+
+
+LOWER = LowerMemo()
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """The members of a comma-separated list of tokens, lower case, empty ones left out (RFC 9110 §5.6.1)."""
+    return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]

@@ -1,0 +1,98 @@
+"""Ports: what the core asks of the outside, as protocols.  Adapters live in the rooms; tests bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.core.decision import Deny, Pending
+    from gateway.core.identity import Consumer, Credential, Identity
+    from gateway.core.units import Rate
+
+
+class Clock(Protocol):
+    """Time, injected.  `monotonic_ns` never goes back; `time` is Unix seconds and may be corrected."""
+
+    def monotonic_ns(self) -> int: ...
+
+    def time(self) -> float: ...
+
+
+# ── counters ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One rule's claim on one identity: every window of `rates` must have room.
+
+    `key` names the rule's scope, the identity and the call type, and never holds the limit's numbers
+    (law 4), so that changed limits go on from the counts that stand.  `algorithm` is "sliding-window",
+    "fixed-window" or "token-bucket".
+    """
+
+    key: str
+    rates: tuple[Rate, ...]
+    algorithm: str = "sliding-window"
+
+
+#: `(remaining, reset_ns)` of one window after the decision: what is left, and in how many nanoseconds its
+#: count next falls.  On a refusal the `reset_ns` of an exhausted window is the time until it would admit again.
+WindowState = tuple[int, int]
+
+
+class Verdict:
+    """All windows of all demands admitted the request and counted it, or none did.
+
+    `states` holds one `WindowState` a window: the demands in order, each one's rates in order.
+    """
+
+    __slots__ = ("admitted", "states")
+
+    def __init__(self, admitted: bool, states: Sequence[WindowState]) -> None:
+        self.admitted = admitted
+        self.states = states
+
+
+class Counters(Protocol):
+    """Exact rate-limit counts."""
+
+    def take(self, demands: Sequence[Demand], now_ns: int) -> Verdict | Pending[Verdict]:
+        """Admit and count one request in all windows, or in none.  `now_ns` is the injected monotonic clock."""
+        ...
+
+
+# ── identity ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key of the store together with the consumer who holds it."""
+
+    credential: Credential
+    consumer: Consumer
+
+
+class CredentialStore(Protocol):
+    """Where credentials are looked up.  Raises `StoreError` when it cannot be asked."""
+
+    async def find_key(self, public: str) -> KeyRecord | None:
+        """The key of this public part, whatever its status, or None."""
+        ...
+
+
+class Authenticator(Protocol):
+    """Verifies credentials; remembers what it verified."""
+
+    def verify_key(self, token: bytes, client: str, now: float) -> Identity | Deny | Pending[Identity | Deny]:
+        """Verify `<public>.<secret>` for a client at `client` (an address), at `now` (Unix seconds)."""
+        ...
+
+    def consumer(self, username: str) -> Consumer | None:
+        """A declared consumer by name (for `anonymous:`)."""
+        ...
+
+    def still_valid(self, identity: Identity, now: float) -> bool:
+        """False once the identity's credential, consumer or groups have changed since it was verified."""
+        ...
