@@ -67,8 +67,8 @@ class Settings(BaseModel):
     """The base of every group of settings, a policy's `Config` included.
 
     Strict (text is not a number, a number is not text), frozen, and an unknown key is an error.  Lists of the
-    file become tuples or frozensets where the field says so; choices are a `Literal`.  A field's description is the `description` of its
-    `Field`, or the docstring below it.
+    file become tuples or frozensets where the field says so; choices are a `Literal`.  A field's description is
+    the `description` of its `Field`, or the docstring below it.
     """
 
     model_config = ConfigDict(
@@ -224,7 +224,7 @@ def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
 
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.~@+:\-]{0,127}"
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,128}"
+_FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,128}"
 _METHOD = r"[A-Z][A-Z0-9_\-]{0,31}"
 
 
@@ -287,13 +287,13 @@ HttpMethod = Annotated[
 
 HeaderName = Annotated[
     str,
-    AfterValidator(_matching(_TOKEN, "must be the name of a header, such as X-Request-ID")),
+    AfterValidator(_matching(_FIELD_NAME, "must be the name of a header, such as X-Request-ID")),
     WithJsonSchema(
         {
             "type": "string",
             "title": "Header name",
             "description": "The name of a header (an RFC 9110 token); case makes no difference.",
-            "pattern": f"^{_TOKEN}$",
+            "pattern": f"^{_FIELD_NAME}$",
             "examples": ["X-Request-ID"],
         }
     ),
