@@ -53,6 +53,7 @@ class Context:
     * `answer_lines` - header lines that stand on whatever answer the client gets, each ending in CRLF;
       `replaced` - sets of lower-case names: an upstream's own headers of these names are dropped.
     * `body_limit` - the largest body in bytes that may pass, None for no limit but the listener's.
+    * `decided_by` - the name of the policy that ended the request (set by the pipeline), "" where none did.
     * `granted` - how the identity was established, for its recheck after a wait (see `Policy.recheck`).
     """
 
@@ -63,6 +64,7 @@ class Context:
         "captures",
         "client",
         "content_length",
+        "decided_by",
         "fields",
         "granted",
         "hidden",
@@ -121,6 +123,7 @@ class Context:
         self.replaced: tuple[frozenset[bytes], ...] = ()
         self.body_limit: int | None = None
         self.granted: object = None
+        self.decided_by = ""
 
 
 NOTHING_REPEATED: frozenset[bytes] = frozenset()

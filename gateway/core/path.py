@@ -71,13 +71,13 @@ _SPELLINGS = _escape_spellings()
 
 
 def _respell(found: re.Match[str]) -> str:
-    token = found[0]
-    spelling = _SPELLINGS.get(token)
+    written = found[0]
+    spelling = _SPELLINGS.get(written)
     if spelling is not None:
         return spelling
-    if token == "%":
+    if written == "%":
         raise PathError("the path holds a broken percent escape")
-    if token[1:].lower() == "5c":
+    if written.lower() == "%5c":
         raise PathError("the path holds an encoded backslash")
     raise PathError("the path holds an encoded control character")
 

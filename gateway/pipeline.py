@@ -1,0 +1,121 @@
+"""The only loop over policies (laws 2 and 3).
+
+A request that needs no I/O is decided in one call of `run`, in plain calls.  When a policy answers with a
+`Pending`, so does `run`; when that is delivered, what has already passed is rechecked (it may have been
+revoked meanwhile) and the loop goes on at the next policy.  An exception out of a policy is logged and
+becomes a 500: a fault never lets a request through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from gateway.core.answers import INTERNAL_ERROR
+from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
+
+if TYPE_CHECKING:
+    from gateway.core.context import Context
+    from gateway.snapshot import Route
+
+_log = logging.getLogger("postern.pipeline")
+
+Answered = Decision | Pending[Decision] | Awaitable[Decision]
+
+
+def run(context: Context, route: Route) -> Decision | Pending[Decision]:
+    """Judge a request by its route's policies.
+
+    Returns `ALLOW`, the `Deny` or `Reply` that ends it (`context.decided_by` names whose), or a `Pending`
+    of one of these.
+    """
+    try:
+        for check in route.checks:
+            decision = check(context)
+            if decision is not ALLOW:
+                return _go_on(context, route, route.checks.index(check), decision)
+    except Exception:
+        return _fault(context, route)
+    return ALLOW
+
+
+def _go_on(context: Context, route: Route, at: int, decision: Answered) -> Decision | Pending[Decision]:
+    """Go on from what policy number `at` answered."""
+    checks = route.checks
+    while True:
+        if isinstance(decision, (Deny, Reply)):
+            context.decided_by = route.policies[at].name
+            return decision
+        if isinstance(decision, Pending):
+            return _wait(context, route, at, decision)
+        if not isinstance(decision, Decision):
+            return _wait(context, route, at, _in_task(decision))
+        at += 1
+        if at == len(checks):
+            return ALLOW
+        decision = checks[at](context)
+
+
+def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> Pending[Decision]:
+    waiting: list[Pending[Decision]] = [inner]
+    outer: Pending[Decision] = Pending(on_cancel=lambda: waiting[0].cancel())
+
+    def failed(error: BaseException) -> None:
+        outer.resolve(_fault(context, route, error))
+
+    def resumed(decision: Decision) -> None:
+        try:
+            for earlier, policy in enumerate(route.policies[:at]):
+                again = policy.recheck(context)
+                if isinstance(again, (Deny, Reply)):
+                    context.decided_by = route.policies[earlier].name
+                    outer.resolve(again)
+                    return
+            result = _go_on(context, route, at, decision)
+        except Exception as error:
+            failed(error)
+            return
+        if isinstance(result, Pending):
+            waiting[0] = result
+            result.then(outer.resolve, outer.fail)
+        else:
+            outer.resolve(result)
+
+    inner.then(resumed, failed)
+    return outer
+
+
+def _in_task(awaitable: Awaitable[Decision]) -> Pending[Decision]:
+    """A policy written as `async def` gets a task of its own."""
+
+    async def body() -> Decision:
+        return await awaitable
+
+    task = asyncio.ensure_future(body())
+
+    def cancel() -> None:
+        task.cancel()
+
+    pending: Pending[Decision] = Pending(on_cancel=cancel)
+
+    def done(finished: asyncio.Task[Decision]) -> None:
+        if finished.cancelled():
+            pending.fail(asyncio.CancelledError())
+        elif (error := finished.exception()) is not None:
+            pending.fail(error)
+        else:
+            pending.resolve(finished.result())
+
+    task.add_done_callback(done)
+    return pending
+
+
+def _fault(context: Context, route: Route, error: BaseException | None = None) -> Deny:
+    _log.error("a policy of route %s broke; request %s is refused", route.name, context.request_id,
+               exc_info=error if error is not None else True)  # fmt: skip
+    context.decided_by = "fault"
+    return Deny(INTERNAL_ERROR)
+
+

@@ -1,0 +1,334 @@
+"""A client's connection: an asyncio protocol that cuts requests and carries one exchange at a time.
+
+States: open (waiting for a head, or carrying an exchange), lingering (answered, closed for writing, reading
+what the client still sends so that the answer is not reset: RFC 9112 §9.6), closed.  Pipelined requests wait
+in an inbox of 64 KiB, after which reading stops; the next one starts from a loop, never by recursion.
+The clock is the sweep of `plane`: `deadline` is one field, its meaning follows from the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from enum import IntEnum
+from time import monotonic_ns
+from typing import TYPE_CHECKING, cast
+
+from gateway.core import answers
+from gateway.core.answers import Answer
+from gateway.proxy import messages
+from gateway.proxy.exchange import Exchange, State
+from gateway.proxy.http1 import END, Refused, RequestHead, find_end, parse_request
+from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
+
+if TYPE_CHECKING:
+    from gateway.proxy.plane import Plane
+    from gateway.snapshot import Snapshot
+
+_log = logging.getLogger("postern.proxy")
+
+#: After a client's FIN its answer is still sent if it starts within this time, in nanoseconds.
+HALF_CLOSE_GRACE = 1_000_000_000
+#: How long, and how much, a lingering connection reads.
+LINGER = 2_000_000_000
+LINGER_BYTES = 16 * 1024 * 1024
+#: A connection that is being closed is cut after this time, written or not.
+CLOSE_PATIENCE = 10_000_000_000
+#: Empty lines before a request line that are ignored (RFC 9112 §2.2).
+_MAX_EMPTY_LINES = 4
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Life(IntEnum):
+    OPEN = 0
+    LINGERING = 1
+    CLOSING = 2
+    CLOSED = 3
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection; see the module."""
+
+    __slots__ = ("_address", "_blocked", "_half_closed", "_inbox", "_life", "_lingered", "_paused", "_peer",
+                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "deadline", "exchange", "transport")  # fmt: skip
+
+    def __init__(self, plane: Plane, scheme: str = "http") -> None:
+        self._plane = plane
+        self._scheme = scheme
+        self._inbox = b""
+        self._life = Life.OPEN
+        self._pumping = False
+        self._paused = False
+        self._blocked = False
+        self._half_closed = False
+        self._lingered = 0
+        self._peer: messages.Peer | None = None
+        self._peer_of: Snapshot | None = None
+        self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport | None = None
+        self.deadline = 0
+
+    # ── asyncio's side ───────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        peername = transport.get_extra_info("peername")
+        sockname = transport.get_extra_info("sockname")
+        self._address = peername[0] if isinstance(peername, tuple) else "127.0.0.1"
+        self._port = sockname[1] if isinstance(sockname, tuple) else 0
+        plane = self._plane
+        self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
+        plane.downstreams.add(self)
+        if len(plane.downstreams) > plane.snapshot.connections:
+            self._reject(answers.OVERLOADED, ((b"Retry-After", b"1"),))
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            body = exchange.reader
+            if body is not None and not body.done:
+                if not self._blocked:
+                    self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+                exchange.feed(data)
+                return
+            self._inbox += data
+            if len(self._inbox) > INBOX:
+                self.pause()
+            return
+        if self._life != Life.OPEN:
+            self._lingered += len(data)
+            if self._lingered > LINGER_BYTES:
+                self.reset()
+            return
+        self._inbox = self._inbox + data if self._inbox else data
+        self._pump()
+
+    def eof_received(self) -> bool:
+        exchange = self.exchange
+        if self._life != Life.OPEN or exchange is None:
+            return False
+        if exchange.reader is not None and not exchange.reader.done:
+            exchange.client_gone()
+            self.exchange = None
+            return False
+        # It has said all that it wants to say; the answer is still due.
+        self._half_closed = True
+        self._inbox = b""
+        exchange.close = True
+        self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._life = Life.CLOSED
+        self._plane.downstreams.discard(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+        if self.exchange is not None:
+            self.exchange.download_blocked()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._life == Life.OPEN:
+            self.deadline = 0
+        if self.exchange is not None:
+            self.exchange.download_flowing()
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
+
+    def _pump(self) -> None:
+        """Start the exchange of each whole head in the inbox, one after the other."""
+        if self._pumping:
+            return
+        self._pumping = True
+        plane = self._plane
+        while self.exchange is None and self._inbox and self._life == Life.OPEN:
+            inbox = self._inbox
+            limits = plane.snapshot.limits
+            if inbox[0] == 0x0D:
+                inbox = self._skip_empty_lines(inbox)
+                if not inbox:
+                    break
+            end = inbox.find(END) + 4
+            try:
+                if end < 4 or end > limits.header_bytes:
+                    end = find_end(inbox, limits)
+                    if end < 0:
+                        if not self.deadline or self._waiting_idle():
+                            self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
+                        self._inbox = inbox
+                        self._pumping = False
+                        return
+                if end == len(inbox):
+                    head = parse_request(inbox, limits)
+                    self._inbox = b""
+                else:
+                    head = parse_request(inbox[:end], limits)
+                    self._inbox = inbox[end:]
+            except Refused as refused:
+                self._inbox = b""
+                self._reject(refused.answer, detail=refused.detail)
+                break
+            self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
+            exchange = self.exchange = Exchange(self, plane, head)
+            exchange.begin()
+        self._pumping = False
+        if self.exchange is None and self._life == Life.OPEN:
+            self.deadline = monotonic_ns() + plane.snapshot.timeouts.idle
+
+    def _waiting_idle(self) -> bool:
+        """The deadline is that of an idle connection, and a head has begun to arrive."""
+        return self.deadline - monotonic_ns() > self._plane.snapshot.timeouts.header
+
+    def _skip_empty_lines(self, inbox: bytes) -> bytes:
+        for _ in range(_MAX_EMPTY_LINES):
+            if not inbox.startswith(b"\r\n"):
+                break
+            inbox = inbox[2:]
+        self._inbox = inbox
+        return inbox
+
+    def _reject(
+        self, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = (), detail: str = ""
+    ) -> None:
+        """Answer what never became a request, and close."""
+        plane = self._plane
+        request_id = plane.request_id()
+        content_type, body = answers.render(answer, None, request_id)
+        lines = (*headers, (b"Content-Type", content_type))
+        self.write(messages.own_head(answer.status, lines, body, (), plane.date, True, 1) + body)
+        plane.rejected(self._address, request_id, answer, detail, len(body))
+        self.linger()
+
+    # ── the exchange's side ──────────────────────────────────────────────────────────────────
+
+    def peer(self, snapshot: Snapshot, head: RequestHead) -> messages.Peer:
+        """Who the client is, as the snapshot's trusted proxies make us see it."""
+        peer = self._peer
+        if peer is not None and self._peer_of is snapshot:
+            return peer
+        if snapshot.trusted and messages.is_trusted(self._address, snapshot.trusted):
+            return messages.trusted_peer(self._address, self._scheme, self._port, snapshot.trusted, head)
+        self._peer = peer = messages.untrusted_peer(self._address, self._scheme, self._port)
+        self._peer_of = snapshot
+        return peer
+
+    def take_inbox(self) -> bytes:
+        """What has arrived after the head."""
+        inbox, self._inbox = self._inbox, b""
+        return inbox
+
+    def give_inbox(self, rest: bytes) -> None:
+        """What follows a body belongs to the next request."""
+        self._inbox = rest
+        self.deadline = 0
+        if len(rest) > INBOX:
+            self.pause()
+
+    def write(self, data: bytes) -> None:
+        """Send to the client; dropped when it is gone."""
+        if self._life < Life.CLOSED and self.transport is not None:
+            self.transport.write(data)
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if not self._paused and self._life == Life.OPEN and self.transport is not None:
+            self._paused = True
+            self.deadline = 0
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and self._life < Life.CLOSED and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def released(self, close: bool) -> None:
+        """The exchange is over and its request was read to the end."""
+        self.exchange = None
+        if close or self._half_closed:
+            if self._inbox or self._paused:
+                self.linger()
+            else:
+                self._close()
+            return
+        if self._life != Life.OPEN:
+            return
+        if self._paused:
+            self.resume()
+        if self._inbox:
+            self._pump()
+        elif not self._pumping:
+            self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.idle
+
+    def linger(self) -> None:
+        """Close for writing, and read what still comes for a while (RFC 9112 §9.6)."""
+        transport = self.transport
+        self.exchange = None
+        if self._life != Life.OPEN or transport is None:
+            return
+        if self._half_closed or not transport.can_write_eof():
+            self._close()
+            return
+        self._life = Life.LINGERING
+        self._inbox = b""
+        self.deadline = monotonic_ns() + LINGER
+        self.resume()
+        if not transport.is_closing():
+            transport.write_eof()
+
+    def _close(self) -> None:
+        if self._life < Life.CLOSING and self.transport is not None:
+            self._life = Life.CLOSING
+            self.deadline = monotonic_ns() + CLOSE_PATIENCE
+            self.transport.close()
+
+    def reset(self) -> None:
+        """End the connection at once, and so that the client can see that it was cut short."""
+        transport = self.transport
+        if self._life == Life.CLOSED or transport is None:
+            return
+        self.exchange = None
+        self._life = Life.CLOSING
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            except OSError as error:
+                _log.debug("SO_LINGER on a dying connection: %s", error)
+        transport.abort()
+
+    def drain(self) -> None:
+        """The gateway is stopping: an idle connection closes, a busy one after its answer."""
+        if self.exchange is None and self._life == Life.OPEN:
+            if self._inbox:
+                return  # a head is arriving; its answer will say close
+            self._close()
+
+    def expired(self) -> None:
+        """The sweep found that the deadline has passed: what it was for follows from the state."""
+        self.deadline = 0
+        exchange = self.exchange
+        if self._life != Life.OPEN:
+            self.reset()
+        elif exchange is None:
+            if self._inbox:
+                self._reject(answers.REQUEST_TIMEOUT, detail="the head did not arrive in time")
+            else:
+                self._close()
+        elif self._half_closed:
+            if exchange.state < State.RESPONDING:
+                exchange.client_gone()
+                self.exchange = None
+                self._close()
+        elif self._blocked:
+            exchange.abort("the client stopped reading")
+        elif exchange.reader is not None and not exchange.reader.done:
+            exchange.client_timeout()

@@ -1,0 +1,577 @@
+"""One request and its response, from the head to `finish`.
+
+States and laws:
+
+* DECIDING - the pipeline has it; what comes of the body is held, 64 KiB at the most.
+* CONNECTING - decided, no upstream connection yet; still held.
+* FORWARDING - head and body go to the upstream; the response has not begun.
+* RESPONDING - the response's head has been written to the client; its body follows.
+* DRAINING - answered; the rest of the request's body is read and thrown away.
+* DONE - everything is recorded; nothing may be written or called any more.
+
+A response's head is written once.  Before it, whatever breaks becomes one of the gateway's own answers;
+after it, what breaks ends the client's connection, so that a cut body cannot look complete.  Request
+and response bodies move independently: an upstream may answer before it has read everything.
+Every path ends in `finish`, once, which records metrics and the access line and calls `on_end` hooks.
+An upstream connection is given back only after a complete response to a complete request.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import IntEnum
+from time import monotonic_ns, time
+from typing import TYPE_CHECKING
+
+from gateway import pipeline
+from gateway.core import answers
+from gateway.core.context import Context
+from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
+from gateway.core.path import PathError, canonical
+from gateway.proxy import messages
+from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
+from gateway.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from gateway.proxy.downstream import Downstream
+    from gateway.proxy.plane import Plane
+    from gateway.snapshot import Route, Snapshot
+
+_log = logging.getLogger("postern.proxy")
+
+#: The most interim responses (1xx) that an upstream may send before its final one.
+MAX_INTERIM = 32
+
+#: RFC 9110 §9.2.2: may be sent again when a kept connection dies before it answered.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
+
+#: The status that stands in records for a client that went away before its answer (nginx's 499).
+CLIENT_CLOSED = 499
+
+
+class State(IntEnum):
+    DECIDING = 0
+    CONNECTING = 1
+    FORWARDING = 2
+    RESPONDING = 3
+    DRAINING = 4
+    DONE = 5
+
+
+class Exchange:
+    """See the module."""
+
+    __slots__ = ("arrived", "bodiless", "chunked_out", "close", "context", "continued", "deadline", "decision",
+                 "downstream", "head", "hold", "interims", "pending", "plane", "reader", "reason", "received",
+                 "replay", "request_head", "retries", "route", "sent", "sent_at", "sink", "snapshot", "state",
+                 "status", "upstream", "upstream_ns")  # fmt: skip
+
+    def __init__(self, downstream: Downstream, plane: Plane, head: RequestHead) -> None:
+        self.downstream = downstream
+        self.plane = plane
+        self.head = head
+        self.state = State.DECIDING
+        self.bodiless = head.method == b"HEAD"
+        self.close = not head.keep_alive
+        self.deadline = 0
+        self.reader: BodyReader | None = None
+        self.pending: Pending[Decision] | Pending[Upstream] | None = None
+        self.upstream: Upstream | None = None
+        self.route: Route | None = None
+        self.status = 0
+        self.sent = 0
+        self.sent_at = 0
+        self.upstream_ns = -1
+        self.decision = "proxied"
+        self.reason = ""
+        self.interims = 0
+        self.continued = False
+
+    # ── deciding ─────────────────────────────────────────────────────────────────────────────
+
+    def begin(self) -> None:
+        """Find the route, run its policies, act on what they say."""
+        head, plane, downstream = self.head, self.plane, self.downstream
+        snapshot = self.snapshot = plane.snapshot
+        self.arrived = arrived = monotonic_ns()
+        target, host = head.target, head.host
+        problem = ""
+        if target[0] != 0x2F:
+            try:
+                target, host = messages.absolute_form(target, host)
+            except ValueError as error:
+                problem = str(error)
+        raw, _, query = target.partition(b"?")
+        path = ""
+        if not problem:
+            try:
+                path = canonical(raw, snapshot.paths) if raw != b"*" else "*"
+            except PathError as error:
+                problem = str(error)
+        method = METHODS.get(head.method)
+        if method is None:
+            method = head.method.decode("ascii")
+        framing = head.framing
+        peer = downstream.peer(snapshot, head)
+        index = head.index
+        context = self.context = Context(
+            method,
+            path,
+            query,
+            plane.hosts[host],
+            peer.scheme,
+            head.fields,
+            index,
+            head.repeated,
+            peer.client,
+            arrived,
+            time(),
+            plane.request_id() if not peer.trusted else plane.given_id(index),
+            framing if framing >= 0 else None,
+        )
+        if framing:
+            self.received = 0
+            self.hold = HoldSink(downstream)
+            self.sink: Sink = self.hold
+            self.reader = reader(framing)
+            if (waiting := downstream.take_inbox()) and not self.feed(waiting):
+                return
+        if problem:
+            self.refuse(Deny(answers.BAD_REQUEST, close=True))
+            return
+        match = None
+        if method == "OPTIONS" and snapshot.preflights:
+            match = self._preflight(snapshot)
+        if match is None:
+            match = snapshot.match(method, context.host, path, index)
+            if match is None:
+                self.refuse(Deny(answers.NO_ROUTE))
+                return
+        self.route, matched, context.captures = match
+        context.route = self.route
+        # `retries` doubles as the place for the matched length until the request is forwarded.
+        self.retries = matched
+        decision = pipeline.run(context, self.route)
+        if decision is ALLOW:
+            self.forward()
+        else:
+            self._decided_late(decision)
+
+    def _preflight(self, snapshot: Snapshot) -> tuple[Route, int, dict[str, str] | None] | None:
+        """A CORS preflight is matched as the method that it asks about, on a route that answers it."""
+        context = self.context
+        asked = context.index.get(b"access-control-request-method")
+        if asked is None or b"origin" not in context.index:
+            return None
+        match = snapshot.match(asked.decode("latin-1"), context.host, context.path, context.index)
+        return match if match is not None and match[0].answers_preflight else None
+
+    def _decided_late(self, decision: Decision | Pending[Decision]) -> None:
+        if isinstance(decision, Pending):
+            self.pending = decision
+            decision.then(self._decided, self._broke)
+        else:
+            self._decided(decision)
+
+    def _decided(self, decision: Decision) -> None:
+        self.pending = None
+        if self.state == State.DONE:
+            return
+        if isinstance(decision, Deny):
+            self.refuse(decision)
+        elif isinstance(decision, Reply):
+            self.reply(decision)
+        else:
+            self.forward()
+
+    def _broke(self, error: BaseException) -> None:
+        _log.error("deciding request %s failed", self.context.request_id, exc_info=error)
+        self.pending = None
+        self.refuse(Deny(answers.INTERNAL_ERROR))
+
+    # ── the request's body ───────────────────────────────────────────────────────────────────
+
+    def feed(self, data: bytes) -> bool:
+        """Bytes from the client while its body is not complete; False once the exchange took another course."""
+        current = self.reader
+        assert current is not None  # noqa: S101 - the downstream feeds only what has a body
+        try:
+            payload, rest = current.feed(data)
+        except FramingError as error:
+            self.client_failed(Deny(answers.BAD_REQUEST, close=True), str(error))
+            return False
+        if current.done and rest:
+            self.downstream.give_inbox(rest)
+        self.received += len(payload)
+        limit = self.context.body_limit
+        if limit is not None and self.received > limit and self.state != State.DRAINING:
+            self.client_failed(Deny(answers.BODY_TOO_LARGE, close=True), "body too large")
+            return False
+        self.sink.write(payload, current.done)
+        if self.state == State.FORWARDING:
+            service = self.route.service if self.route is not None else None
+            if service is not None:
+                # While the client sends, its own deadline counts; then the upstream's.
+                self.deadline = monotonic_ns() + service.read_timeout if current.done else 0
+        elif self.state == State.DRAINING and current.done:
+            self._released()
+        return True
+
+    def client_failed(self, deny: Deny, why: str) -> None:
+        """What the client sent cannot go on: refuse if nothing was answered yet, else end its connection."""
+        if self.state < State.RESPONDING:
+            self.refuse(deny)
+        elif self.state == State.RESPONDING:
+            self.abort(why)
+        elif self.state == State.DRAINING:
+            self._over()
+            self.downstream.linger()
+
+    def client_timeout(self) -> None:
+        """The client did not go on with its body."""
+        self.client_failed(Deny(answers.REQUEST_TIMEOUT, close=True), "the client stopped sending its body")
+
+    def upload_blocked(self) -> None:
+        """The upstream takes no more for now."""
+        if self.reader is not None and not self.reader.done:
+            self.downstream.pause()
+        if self.route is not None and self.state == State.FORWARDING:
+            self.deadline = monotonic_ns() + self.route.service.write_timeout
+
+    def upload_flowing(self) -> None:
+        """The upstream takes more again."""
+        self.downstream.resume()
+        if self.state == State.FORWARDING and self.reader is not None and self.route is not None:
+            self.deadline = monotonic_ns() + self.route.service.read_timeout if self.reader.done else 0
+
+    # ── towards the upstream ─────────────────────────────────────────────────────────────────
+
+    def forward(self) -> None:
+        """The request may pass: find a connection and write it."""
+        context, route = self.context, self.route
+        assert route is not None  # noqa: S101 - only what has matched is forwarded
+        matched, self.retries = self.retries, route.service.retries
+        if self.reader is not None and context.body_limit is not None and self.received > context.body_limit:
+            self.refuse(Deny(answers.BODY_TOO_LARGE, close=True))
+            return
+        self.request_head = messages.request_head(
+            self.head, context, route, matched, self.downstream.peer(self.snapshot, self.head)
+        )
+        pool = self.plane.pool(route.service.origin)
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._connect()
+
+    def _connect(self) -> None:
+        assert self.route is not None  # noqa: S101 - see `forward`
+        service = self.route.service
+        self.state = State.CONNECTING
+        self.sent_at = monotonic_ns()
+        self.deadline = self.sent_at + service.connect_timeout
+        pending = self.pending = self.plane.pool(service.origin).connect()
+        pending.then(self._connected, self._unreachable)
+
+    def _connected(self, connection: Upstream) -> None:
+        self.pending = None
+        if self.state != State.CONNECTING:
+            connection.close()
+            return
+        self._send(connection)
+
+    def _unreachable(self, error: BaseException) -> None:
+        self.pending = None
+        _log.warning("request %s: the upstream cannot be reached: %s", self.context.request_id, error)
+        self.refuse(Deny(answers.UPSTREAM_UNAVAILABLE, headers=((b"Retry-After", b"1"),)), "failed")
+
+    def _send(self, connection: Upstream) -> None:
+        assert self.route is not None  # noqa: S101 - see `forward`
+        service = self.route.service
+        self.upstream = connection
+        self.state = State.FORWARDING
+        self.sent_at = now = monotonic_ns()
+        if self.reader is None:
+            self.deadline = now + service.read_timeout
+            connection.send(self, self.request_head, b"", True, False)
+            return
+        hold = self.hold
+        self.sink = connection
+        body = hold.take()
+        # A whole body that was held may be sent again; one that has begun to stream may not.
+        self.replay = body if hold.last else None
+        self.deadline = now + service.read_timeout if hold.last else 0
+        connection.send(self, self.request_head, body, hold.last, self.head.framing == CHUNKED)
+
+    def upstream_failed(self, why: str) -> None:
+        """The upstream's connection broke, or what came on it is no response."""
+        connection, self.upstream = self.upstream, None
+        if connection is None:
+            return
+        connection.close()
+        if self.state != State.FORWARDING:
+            self.abort(why)
+            return
+        context = self.context
+        if connection.stale() and self.retries > 0 and context.method in IDEMPOTENT and self._again():
+            self.retries -= 1
+            self._connect()
+            return
+        _log.warning("request %s: %s", context.request_id, why)
+        self.refuse(Deny(answers.BAD_GATEWAY), "failed")
+
+    def _again(self) -> bool:
+        """Put the held body back for another try; False if some of it is gone."""
+        if self.reader is None:
+            return True
+        if self.replay is None:
+            return False
+        self.sink = self.hold
+        self.hold.write(self.replay, True)
+        return True
+
+    # ── the response ─────────────────────────────────────────────────────────────────────────
+
+    def interim(self, response: ResponseHead) -> bool:
+        """A 1xx from the upstream: relayed to who can read it; False if it ends the exchange."""
+        self.interims += 1
+        if response.status == 101 or self.interims > MAX_INTERIM:
+            self.upstream_failed("a 101 that nobody asked for" if response.status == 101 else "too many 1xx responses")
+            return False
+        if self.head.version and (response.status != 100 or self.head.expects):
+            self.downstream.write(messages.interim_head(response))
+            if response.status == 100:
+                self.continued = True
+        return True
+
+    def respond(self, response: ResponseHead, payload: bytes, last: bool, reusable: bool) -> None:
+        """The response's head, and what came with it of the body."""
+        context, route, head = self.context, self.route, self.head
+        assert route is not None  # noqa: S101 - only what has matched is forwarded
+        self.state = State.RESPONDING
+        self.status = response.status
+        for hook in route.response_hooks:
+            hook(context, response.status, response.fields)
+        if self.plane.draining:
+            self.close = True
+        framing = response.framing
+        self.chunked_out = False
+        if framing < 0 and not self.bodiless:
+            # The length is not known: chunks for HTTP/1.1; for HTTP/1.0 the connection's end is the body's.
+            self.chunked_out = head.version == 1
+            self.close = self.close or not self.chunked_out
+        current = self.reader
+        if current is not None and not current.done and last:
+            # Answered before the body was read: what is left of it would be taken for the next request.
+            self.close = self.close or not self._drainable()
+        out = messages.response_head(response, context, self.chunked_out, self.close, head.version)
+        if self.chunked_out:
+            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+        self.sent += len(payload)
+        self.downstream.write(out + payload if payload else out)
+        if last:
+            self._responded(reusable)
+        else:
+            self.deadline = monotonic_ns() + route.service.read_timeout
+
+    def respond_more(self, payload: bytes, last: bool, reusable: bool) -> None:
+        """More of the response's body."""
+        if self.chunked_out:
+            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+        self.sent += len(payload)
+        if payload:
+            self.downstream.write(payload)
+        if last:
+            self._responded(reusable)
+        elif self.deadline and self.route is not None:
+            self.deadline = monotonic_ns() + self.route.service.read_timeout
+
+    def download_blocked(self) -> None:
+        """The client takes no more for now; its own deadline counts, not the upstream's."""
+        if self.upstream is not None:
+            self.upstream.pause()
+            if self.state == State.RESPONDING:
+                self.deadline = 0
+
+    def download_flowing(self) -> None:
+        """The client takes more again."""
+        if self.upstream is not None:
+            self.upstream.resume()
+            if self.state == State.RESPONDING and self.route is not None:
+                self.deadline = monotonic_ns() + self.route.service.read_timeout
+
+    def _responded(self, reusable: bool) -> None:
+        """The whole response is written."""
+        connection, self.upstream = self.upstream, None
+        now = monotonic_ns()
+        if connection is not None:
+            self.upstream_ns = now - self.sent_at
+            current = self.reader
+            if reusable and (current is None or current.done) and not connection.paused:
+                connection.release(now)
+            else:
+                connection.close()
+        self._end(now)
+
+    # ── the gateway's own answers ────────────────────────────────────────────────────────────
+
+    def refuse(self, deny: Deny, decision: str = "denied") -> None:
+        """Answer with a row of contract §4; the response must not have begun."""
+        context, answer = self.context, deny.answer
+        if decision == "denied" and answer.status >= 500:
+            decision = "failed"
+        self.decision = decision
+        if not context.decided_by:
+            context.decided_by = "gateway"
+        content_type, body = answers.render(
+            answer, context.index.get(b"accept"), context.request_id, deny.members
+        )
+        if deny.close:
+            self.close = True
+        self.reason = deny.reason
+        stats = self.route.stats if self.route is not None else self.snapshot.unrouted
+        stats.denied(context.decided_by, deny.reason)
+        self._answer(answer.status, (*deny.headers, (b"Content-Type", content_type)), body)
+
+    def reply(self, reply: Reply) -> None:
+        """Answer with what a policy says."""
+        self.decision = "replied"
+        self._answer(reply.status, reply.headers, reply.body)
+
+    def _answer(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
+        if self.state >= State.RESPONDING:
+            return
+        self._let_go()
+        self.state = State.RESPONDING
+        self.status = status
+        current = self.reader
+        if self.plane.draining or (current is not None and not current.done and not self._drainable()):
+            self.close = True
+        out = messages.own_head(status, headers, body, self.context.answer_lines, self.plane.date, self.close,
+                                self.head.version)  # fmt: skip
+        if self.bodiless or status in (204, 304):
+            body = b""
+        self.sent = len(body)
+        self.downstream.write(out + body)
+        self._end(monotonic_ns())
+
+    def _drainable(self) -> bool:
+        """May the rest of the body be read and thrown away, to keep the connection?"""
+        if self.head.expects and not self.continued:
+            return False  # the client may send the body or not: nobody could tell what comes next
+        left = getattr(self.reader, "left", None)
+        return left is not None and left <= INBOX
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
+
+    def expired(self) -> None:
+        """The sweep found that the upstream's deadline has passed."""
+        self.deadline = 0
+        if self.state in (State.CONNECTING, State.FORWARDING):
+            self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
+        elif self.state == State.RESPONDING:
+            self.abort("the upstream stopped in the middle of its response")
+
+    def abort(self, why: str) -> None:
+        """The response cannot be completed: end the client's connection so that it does not look complete."""
+        if self.state == State.DONE:
+            return
+        _log.warning("request %s: %s", self.context.request_id, why)
+        self.decision = "failed"
+        self.reason = "cut"
+        self._let_go()
+        self._finish(monotonic_ns())
+        self._over()
+        self.downstream.reset()
+
+    def client_gone(self) -> None:
+        """The client's connection is lost."""
+        if self.state == State.DONE:
+            return
+        self._let_go()
+        if self.state != State.DRAINING:
+            if self.state < State.RESPONDING:
+                self.status = CLIENT_CLOSED
+            self.decision = "aborted"
+            self._finish(monotonic_ns())
+        self._over()
+
+    def _let_go(self) -> None:
+        """Give up what is waited for, and an upstream connection in the middle of something."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.cancel()
+        connection, self.upstream = self.upstream, None
+        if connection is not None:
+            self.upstream_ns = monotonic_ns() - self.sent_at
+            connection.close()
+
+    def _end(self, now: int) -> None:
+        """The answer is written: record it, and make the connection ready for what comes next."""
+        self._finish(now)
+        current = self.reader
+        if current is not None and not current.done:
+            if self.close:
+                self._over()
+                self.downstream.linger()
+                return
+            self.state = State.DRAINING
+            self.deadline = 0
+            held = self.hold
+            self.sink = DrainSink()
+            held.take()
+            self.downstream.resume()
+            return
+        self._released()
+
+    def _released(self) -> None:
+        self._over()
+        self.downstream.released(self.close)
+
+    def _over(self) -> None:
+        self.state = State.DONE
+        self.deadline = 0
+
+    def _finish(self, now: int) -> None:
+        """Record the exchange, once: hooks, metrics, access line."""
+        context, route = self.context, self.route
+        seconds = (now - self.arrived) * 1e-9
+        upstream_seconds = self.upstream_ns * 1e-9 if self.upstream_ns >= 0 else None
+        if route is None:
+            stats, name, service = self.snapshot.unrouted, "", ""
+        else:
+            for hook in route.end_hooks:
+                hook(context, self.status)
+            stats, name, service = route.stats, route.name, route.service.name
+        stats.observe(context.method, self.status, seconds, upstream_seconds)
+        access = self.plane.access
+        if access is not None:
+            identity = context.identity
+            credential = identity.credential if identity is not None else None
+            index = context.index
+            access.record(
+                context.now,
+                context.request_id,
+                context.client,
+                context.method,
+                context.path,
+                context.query,
+                self.status,
+                self.sent,
+                seconds,
+                upstream_seconds,
+                name,
+                service,
+                identity.consumer.username if identity is not None else "",
+                credential.identifier if credential is not None else "",
+                self.decision,
+                self.reason,
+                index.get(b"user-agent", b""),
+                context.host,
+            )
+
+

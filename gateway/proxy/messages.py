@@ -1,0 +1,258 @@
+"""What we write: request heads for upstreams, response heads for clients.  Pure, bytes in and bytes out.
+
+Law: a header of contract §3 reaches the upstream only as written here, whatever the client sent
+(`core.http.classify`); hop-by-hop fields and what Connection nominates end here (RFC 9110 §7.6.1).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.core import path as paths
+from gateway.core.answers import reason_phrase
+from gateway.core.http import LOWER, REQUEST_NAMES, RESPONSE_DROP, Kind
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from gateway.core.context import Context
+    from gateway.core.units import Network
+    from gateway.snapshot import Route
+
+_VIA = {1: b"Via: 1.1 postern\r\n", 0: b"Via: 1.0 postern\r\n"}
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+#: Members of Connection that name no field.
+_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade"})
+
+
+class Peer(NamedTuple):
+    """Who is at the other end of a client connection: the client's address (found through trusted proxies),
+    the scheme that it used, whether its forwarding headers are believed, the forwarding lines for the
+    upstream up to X-Forwarded-Host, and the X-Forwarded-Host of a trusted proxy (else None)."""
+
+    client: str
+    scheme: str
+    trusted: bool
+    lines: bytes
+    host: bytes | None = None
+
+
+def _address(text: str) -> str:
+    """An address as text; an IPv4-mapped one as IPv4."""
+    if text.startswith("::ffff:") and "." in text:
+        return text[7:]
+    return text.partition("%")[0]
+
+
+def untrusted_peer(address: str, scheme: str, port: int) -> Peer:
+    """A peer whose own forwarding headers are dropped: it is the client."""
+    client = _address(address)
+    lines = (
+        f"X-Forwarded-For: {client}\r\nX-Real-IP: {client}\r\n"
+        f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {port}\r\nX-Forwarded-Host: "
+    )
+    return Peer(client, scheme, False, lines.encode("ascii", "replace"))
+
+
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Is the address in one of the networks?"""
+    try:
+        parsed = ipaddress.ip_address(_address(address))
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
+
+
+def trusted_peer(address: str, scheme: str, port: int, trusted: Sequence[Network], head: RequestHead) -> Peer:
+    """A trusted proxy: the client is the last address of X-Forwarded-For that is not itself a trusted proxy."""
+    index = head.index
+    client = _address(address)
+    chain = [member.strip() for member in index.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+    believed: list[str] = []
+    for member in reversed([m for m in chain if m]):
+        text = _address(member.strip("[]"))
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            break
+        believed.insert(0, text)
+        client = text
+        if not is_trusted(text, trusted):
+            break
+    proto = index.get(b"x-forwarded-proto", b"").strip().lower()
+    if proto in (b"http", b"https"):
+        scheme = proto.decode()
+    given_port = index.get(b"x-forwarded-port", b"")
+    shown_port = int(given_port) if re.fullmatch(rb"[0-9]{1,5}", given_port) else (443 if proto == b"https" else port)
+    host = index.get(b"x-forwarded-host")
+    if host is not None and not re.fullmatch(rb"[A-Za-z0-9_.:\[\]-]{1,255}", host):
+        host = None
+    forwarded_for = ", ".join([*believed, _address(address)])
+    lines = (
+        f"X-Forwarded-For: {forwarded_for}\r\nX-Real-IP: {client}\r\n"
+        f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {shown_port}\r\nX-Forwarded-Host: "
+    )
+    return Peer(client, scheme, True, lines.encode(), host)
+
+
+def given_id(value: bytes | None) -> str | None:
+    """A request id that a trusted proxy gave, if it is one that may be written anywhere."""
+    return value.decode() if value is not None and _GIVEN_ID.fullmatch(value) else None
+
+
+def absolute_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
+    """`(origin form, host)` of a target in absolute form (RFC 9112 §3.2.2); `*` is left as it is.
+
+    Raises ValueError for anything else.
+    """
+    if target == b"*":
+        return target, host
+    match = re.fullmatch(rb"(?i:https?)://([^/?#@\\]+)((?:[/?][^#]*)?)", target)
+    if match is None:
+        raise ValueError("the target is neither a path nor an absolute URL")
+    rest = match[2]
+    return (rest if rest.startswith(b"/") else b"/" + rest), match[1]
+
+
+def _without(query: bytes, names: tuple[str, ...]) -> bytes:
+    """The query string less the parameters of these names, the rest byte for byte."""
+    from urllib.parse import unquote_plus
+
+    kept = [
+        part for part in query.split(b"&") if unquote_plus(part.partition(b"=")[0].decode("latin-1")) not in names
+    ]
+    return b"&".join(kept)
+
+
+def request_head(head: RequestHead, context: Context, route: Route, matched: int, peer: Peer) -> bytes:
+    """The head that the upstream gets."""
+    service = route.service
+    if route.plain_path:
+        path = context.path
+    else:
+        path = paths.join_upstream(service.base_path, context.path, matched, route.strip_path)
+    query = context.query
+    if context.hidden_query:
+        query = _without(query, context.hidden_query)
+    host = head.host if route.preserve_host and head.host else service.host_header
+    target = path.encode("ascii")
+    out = [head.method, b" ", target, b"?" + query if query else b"", b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
+    dropped: Sequence[bytes] = context.hidden
+    if head.options:
+        dropped = (*dropped, *(option for option in head.options if option not in _OPTIONS))
+    names = REQUEST_NAMES
+    trusted = peer.trusted
+    for name, value in head.fields:
+        kind, lower = names[name]
+        if kind and not (trusted and kind == Kind.TRUSTED):
+            continue
+        if dropped and lower in dropped:
+            continue
+        out += (name, b": ", value, b"\r\n")
+    given = head.index.get(b"traceparent")
+    request_id = context.request_id.encode("ascii")
+    if given is None or not _TRACEPARENT.fullmatch(given):
+        # A new trace: its id is the request's, its parent span the request's last half; sampled, as a request
+        # without any traceparent would be by default.
+        own = request_id if len(request_id) == 32 else _derived(request_id)
+        given = b"00-%b-%b-01" % (own, own[16:])
+    out += (peer.lines, peer.host or head.host or service.host_header, b"\r\nX-Request-ID: ", request_id,
+            b"\r\ntraceparent: ", given, b"\r\n", _VIA[head.version])  # fmt: skip
+    identity = context.identity
+    if identity is not None:
+        out.append(identity.upstream_headers)
+    if context.upstream_lines:
+        out += context.upstream_lines
+    framing = head.framing
+    if framing == CHUNKED:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    elif framing or b"content-length" in head.index:
+        out.append(b"Content-Length: %d\r\n" % framing)
+    if head.expects:
+        out.append(b"Expect: 100-continue\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def _derived(request_id: bytes) -> bytes:
+    """32 hex digits for a request id of another shape."""
+    from hashlib import blake2b
+
+    return blake2b(request_id, digest_size=16).hexdigest().encode()
+
+
+_DROPS: dict[tuple[frozenset[bytes], ...], frozenset[bytes]] = {(): RESPONSE_DROP}
+
+
+def _drop(replaced: tuple[frozenset[bytes], ...]) -> frozenset[bytes]:
+    """Every name that a response loses when policies replace these."""
+    drop = RESPONSE_DROP.union(*replaced)
+    if len(_DROPS) < 1024:
+        _DROPS[replaced] = drop
+    return drop
+
+
+def response_head(
+    response: ResponseHead, context: Context, chunked: bool, close: bool, version: int
+) -> bytes:
+    """The head that the client gets; `chunked` says how an unknown length is framed, `version` is the client's minor."""
+    replaced = context.replaced
+    drop = _DROPS.get(replaced) or _drop(replaced)
+    if response.options:
+        drop = drop.union(option for option in response.options if option not in _OPTIONS)
+    out = [b"HTTP/1.1", response.line]
+    lowers = LOWER
+    for name, value in response.fields:
+        if lowers[name] not in drop:
+            out += (name, b": ", value, b"\r\n")
+    out.append(_VIA[response.version])
+    if context.answer_lines:
+        out += context.answer_lines
+    if chunked:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    elif response.length is not None and response.status != 204:
+        out += (b"Content-Length: ", response.length, b"\r\n")
+    if close:
+        out.append(b"Connection: close\r\n")
+    elif not version:
+        out.append(b"Connection: keep-alive\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def interim_head(response: ResponseHead) -> bytes:
+    """A 1xx head for the client."""
+    out = [b"HTTP/1.1", response.line]
+    for name, value in response.fields:
+        if LOWER[name] not in RESPONSE_DROP:
+            out += (name, b": ", value, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def own_head(
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+    lines: Sequence[bytes],
+    date: bytes,
+    close: bool,
+    version: int,
+) -> bytes:
+    """The head of an answer of the gateway's own."""
+    out = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode()), b"Date: ", date, b"\r\nServer: postern\r\n"]
+    for name, value in headers:
+        out += (name, b": ", value, b"\r\n")
+    if lines:
+        out += lines
+    if status >= 200 and status not in (204, 304):
+        out.append(b"Content-Length: %d\r\n" % len(body))
+    if close:
+        out.append(b"Connection: close\r\n")
+    elif not version:
+        out.append(b"Connection: keep-alive\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)

@@ -1,0 +1,177 @@
+"""The data plane: the one object that all connections share, and its clock.
+
+It holds the current snapshot, the pools (which outlive a reload), the connections, and the sweep: one pass
+over all deadlines every 250 ms instead of a timer a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.core.answers import Answer
+from gateway.proxy import messages
+from gateway.proxy.pool import Pool
+
+if TYPE_CHECKING:
+    from gateway.proxy.downstream import Downstream
+    from gateway.snapshot import Origin, Snapshot
+
+_log = logging.getLogger("postern.proxy")
+
+#: Seconds between two sweeps.
+TICK = 0.25
+
+
+class AccessSink(Protocol):
+    """Where access lines go."""
+
+    def record(
+        self,
+        now: float,
+        request_id: str,
+        client: str,
+        method: str,
+        path: str,
+        query: bytes,
+        status: int,
+        sent: int,
+        seconds: float,
+        upstream_seconds: float | None,
+        route: str,
+        service: str,
+        consumer: str,
+        credential: str,
+        decision: str,
+        reason: str,
+        user_agent: bytes,
+        host: str,
+    ) -> None: ...
+
+
+class HostMemo(dict[bytes, str]):
+    """`memo[host]`: a Host field's value as routers want it, lower case, without port and final dot."""
+
+    def __missing__(self, host: bytes) -> str:
+        text = host.decode("latin-1").lower()
+        if not text.endswith("]"):
+            name, colon, port = text.rpartition(":")
+            if colon and (port.isdigit() or not port):
+                text = name
+        text = text.removesuffix(".")
+        if len(self) < 4096:
+            self[host] = text
+        return text
+
+
+class Plane:
+    """See the module."""
+
+    def __init__(
+        self, snapshot: Snapshot, loop: asyncio.AbstractEventLoop, access: AccessSink | None = None
+    ) -> None:
+        self.snapshot = snapshot
+        self.loop = loop
+        self.access = access
+        self.draining = False
+        self.downstreams: set[Downstream] = set()
+        self.pools: dict[Origin, Pool] = {}
+        self.hosts = HostMemo()
+        self.date = formatdate(usegmt=True).encode()
+        self._prefix = secrets.token_hex(10)
+        self._requests = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ── what connections ask ─────────────────────────────────────────────────────────────────
+
+    def request_id(self) -> str:
+        """A new request id: 32 hex digits, a random prefix of the process and a counter."""
+        self._requests += 1
+        return f"{self._prefix}{self._requests:012x}"
+
+    def given_id(self, index: dict[bytes, bytes]) -> str:
+        """The request id that a trusted proxy gave, or a new one."""
+        return messages.given_id(index.get(b"x-request-id")) or self.request_id()
+
+    def pool(self, origin: Origin) -> Pool:
+        """The pool of an origin."""
+        pool = self.pools.get(origin)
+        if pool is None:
+            pool = self.pools[origin] = Pool(origin, self.loop)
+        return pool
+
+    def rejected(self, client: str, request_id: str, answer: Answer, detail: str, sent: int) -> None:
+        """Record what was refused before it became a request."""
+        stats = self.snapshot.unrouted
+        stats.observe("", answer.status, 0.0, None)
+        stats.denied("gateway", answer.reason)
+        if self.access is not None:
+            self.access.record(time.time(), request_id, client, "", "", b"", answer.status, sent, 0.0, None, "", "",
+                               "", "", "denied", f"{answer.reason}: {detail}" if detail else answer.reason, b"", "")  # fmt: skip
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._timer = self.loop.call_later(TICK, self._tick)
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Take a new configuration: requests in flight end on the old one; pools nobody names any more are closed."""
+        self.snapshot = snapshot
+        named = {service.origin for service in snapshot.services}
+        for origin in [origin for origin in self.pools if origin not in named]:
+            self.pools.pop(origin).close()
+
+    async def drain(self, seconds: float) -> bool:
+        """Finish what is in flight, for at most `seconds`; False if something had to be cut."""
+        self.draining = True
+        until = time.monotonic() + seconds
+        for connection in list(self.downstreams):
+            connection.drain()
+        while self.downstreams and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+            for connection in list(self.downstreams):
+                connection.drain()
+        clean = not self.downstreams
+        for connection in list(self.downstreams):
+            connection.reset()
+        return clean
+
+    def stop(self) -> None:
+        """End the sweep, close every upstream connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for pool in self.pools.values():
+            pool.close()
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """`{(side, state): number}` of connections."""
+        active = sum(1 for connection in self.downstreams if connection.exchange is not None)
+        return {
+            ("downstream", "active"): active,
+            ("downstream", "idle"): len(self.downstreams) - active,
+            ("upstream", "active"): sum(len(pool.busy) for pool in self.pools.values()),
+            ("upstream", "idle"): sum(len(pool.idle) for pool in self.pools.values()),
+        }
+
+    def _tick(self) -> None:
+        self._timer = self.loop.call_later(TICK, self._tick)
+        self.date = formatdate(usegmt=True).encode()
+        try:
+            self.sweep(time.monotonic_ns())
+        except Exception:
+            _log.exception("the deadline sweep failed")
+
+    def sweep(self, now: int) -> None:
+        """Tell every connection and exchange whose deadline has passed; `now` is the monotonic clock in nanoseconds."""
+        for connection in [c for c in self.downstreams if c.deadline and c.deadline <= now]:
+            connection.expired()
+        late = [c.exchange for c in self.downstreams if c.exchange is not None and 0 < c.exchange.deadline <= now]
+        for exchange in late:
+            exchange.expired()
+        for pool in list(self.pools.values()):
+            pool.sweep(now)

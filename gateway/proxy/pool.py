@@ -1,0 +1,121 @@
+"""Connections to one origin: idle ones kept, new ones opened (httpcore's `connection_pool.py` is the model).
+
+Taking is a plain call that either hands over an idle connection or starts to open one; what was opened is
+delivered through a `Pending`.  Foreign exceptions are translated here: a failure is a `ConnectError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gateway.core.decision import Pending
+from gateway.core.errors import PosternError
+from gateway.proxy.sinks import HIGH_WATER, LOW_WATER
+from gateway.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from gateway.snapshot import Origin
+
+#: Idle connections kept for an origin, and how long, in nanoseconds.
+MAX_IDLE = 512
+IDLE_TIMEOUT = 55_000_000_000
+
+
+class ConnectError(PosternError):
+    """The origin cannot be reached."""
+
+
+class Pool:
+    """The connections to one origin."""
+
+    __slots__ = ("_closed", "_loop", "busy", "idle", "origin")
+
+    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
+        self.origin = origin
+        self.idle: list[Upstream] = []
+        self.busy: set[Upstream] = set()
+        self._loop = loop
+        self._closed = False
+
+    def take(self) -> Upstream | None:
+        """An idle connection that seems alive, the one used last first; None where there is none."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if connection.usable():
+                self.busy.add(connection)
+                return connection
+            connection.close()
+        return None
+
+    def connect(self) -> Pending[Upstream]:
+        """Open a new connection; fails with `ConnectError`.  Cancelling gives the attempt up."""
+        task = self._loop.create_task(self._open())
+
+        def give_up() -> None:
+            task.cancel()
+
+        pending: Pending[Upstream] = Pending(on_cancel=give_up)
+
+        def opened(finished: asyncio.Task[Upstream]) -> None:
+            if finished.cancelled():
+                return
+            error = finished.exception()
+            if error is not None:
+                if not pending.done:
+                    pending.fail(error)
+                return
+            connection = finished.result()
+            if pending.done or self._closed:
+                connection.close()
+                return
+            self.busy.add(connection)
+            pending.resolve(connection)
+
+        task.add_done_callback(opened)
+        return pending
+
+    async def _open(self) -> Upstream:
+        origin = self.origin
+        try:
+            if origin.path:
+                transport, connection = await self._loop.create_unix_connection(lambda: Upstream(self), origin.path)
+            else:
+                transport, connection = await self._loop.create_connection(
+                    lambda: Upstream(self), origin.host, origin.port
+                )
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(f"{origin}: {error}") from error
+        transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        return connection
+
+    def give_back(self, connection: Upstream, now: int) -> None:
+        """Keep a connection whose exchange ended cleanly."""
+        self.busy.discard(connection)
+        if self._closed or len(self.idle) >= MAX_IDLE or not connection.usable():
+            connection.close()
+            return
+        connection.deadline = now + IDLE_TIMEOUT
+        self.idle.append(connection)
+
+    def forget(self, connection: Upstream) -> None:
+        """The connection is gone."""
+        self.busy.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def sweep(self, now: int) -> None:
+        """Close what has been idle too long; the oldest are at the front."""
+        idle = self.idle
+        if idle and idle[0].deadline < now:
+            for connection in [c for c in idle if c.deadline < now]:
+                connection.close()
+            self.idle = [c for c in idle if c.deadline >= now]
+
+    def close(self) -> None:
+        """Close the idle connections; busy ones close when they are given back."""
+        self._closed = True
+        for connection in self.idle:
+            connection.close()
+        self.idle = []

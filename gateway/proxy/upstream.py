@@ -1,0 +1,200 @@
+"""A connection to an upstream: an asyncio protocol that carries one exchange at a time.
+
+It cuts and checks response heads, reads bodies by their framing, and tells its exchange; it knows nothing
+of clients.  States: idle in its pool (no exchange), waiting for a head (no reader), in a body (a reader).
+Whatever arrives while it is idle, and whatever follows a body, is nobody's answer: the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
+from gateway.proxy.http1 import END, NO_BODY, BadResponse, parse_response
+
+if TYPE_CHECKING:
+    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.pool import Pool
+
+#: The largest response head that is believed, in bytes.
+MAX_HEAD = 64 * 1024
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to an origin; see the module."""
+
+    __slots__ = ("_chunked", "_inbox", "_lost", "_reader", "answered", "deadline", "exchange", "paused", "pool",
+                 "served", "transport")  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self.deadline = 0
+        #: Exchanges that it has carried to their end.
+        self.served = 0
+        #: True while its write buffer is full.
+        self.paused = False
+        self._inbox = b""
+        self._reader: BodyReader | None = None
+        self._lost = False
+        self._chunked = False
+        #: True once a byte of the current exchange's response has come.
+        self.answered = False
+
+    # ── the exchange's side ──────────────────────────────────────────────────────────────────
+
+    def usable(self) -> bool:
+        """False once the other end has gone, or while something is left from before."""
+        transport = self.transport
+        return not self._lost and transport is not None and not transport.is_closing() and not self._inbox
+
+    def stale(self) -> bool:
+        """A kept connection that died before it answered: the other end closed it as we began to write (RFC 9112 §9.3.1)."""
+        return self.served > 0 and not self.answered
+
+    def release(self, now: int) -> None:
+        """The exchange ended cleanly: back to the pool."""
+        self.exchange = None
+        self.served += 1
+        self.pool.give_back(self, now)
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes, last: bool, chunked: bool) -> None:
+        """Begin an exchange: the request's head, and what there is of its body, in one write."""
+        self.exchange = exchange
+        self.answered = False
+        self._chunked = chunked
+        if chunked:
+            head += chunk(body) + (LAST_CHUNK if last else b"")
+        elif body:
+            head += body
+        cast(asyncio.Transport, self.transport).write(head)
+
+    def write(self, payload: bytes, last: bool) -> None:
+        """More of the request's body (the `Sink` of `sinks`); the exchange pauses its source as we fill up."""
+        if self._chunked:
+            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+        if payload:
+            cast(asyncio.Transport, self.transport).write(payload)
+
+    def pause(self) -> None:
+        """The client is slower than the upstream."""
+        if self.transport is not None and not self._lost:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client can take more."""
+        if self.transport is not None and not self._lost:
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """End the connection, whatever was on it."""
+        self.exchange = None
+        self._lost = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # ── asyncio's side ───────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self._inbox = b"x"  # an answer that nobody asked for: never usable again
+            self.pool.forget(self)
+            self.close()
+            return
+        current = self._reader
+        if current is not None:
+            self._body(exchange, current, data)
+            return
+        if self._inbox:
+            data = self._inbox + data
+        self.answered = True
+        while True:
+            end = data.find(END)
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    exchange.upstream_failed("response head too large")
+                    return
+                self._inbox = data
+                return
+            head, data = data[: end + 4], data[end + 4 :]
+            try:
+                response = parse_response(head, exchange.bodiless)
+            except BadResponse as error:
+                exchange.upstream_failed(str(error))
+                return
+            if response.status >= 200:
+                break
+            if not exchange.interim(response):
+                return
+            if not data:
+                self._inbox = b""
+                return
+        self._inbox = b""
+        framing = response.framing
+        if framing == NO_BODY:
+            # More than was declared is dropped with the connection.
+            exchange.respond(response, b"", True, response.keep_alive and not data)
+            return
+        current = reader(framing)
+        try:
+            payload, rest = current.feed(data) if data else (b"", b"")
+        except FramingError as error:
+            exchange.upstream_failed(str(error))
+            return
+        if current.done:
+            exchange.respond(response, payload, True, response.keep_alive and not rest)
+            return
+        self._reader = current
+        exchange.respond(response, payload, False, response.keep_alive)
+
+    def _body(self, exchange: Exchange, current: BodyReader, data: bytes) -> None:
+        try:
+            payload, rest = current.feed(data)
+        except FramingError as error:
+            exchange.upstream_failed(str(error))
+            return
+        if current.done:
+            self._reader = None
+            exchange.respond_more(payload, True, not rest)
+        elif payload:
+            exchange.respond_more(payload, False, True)
+
+    def eof_received(self) -> bool:
+        self._ended("the upstream closed its connection")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(f"the upstream's connection broke: {exc}" if exc else "the upstream closed its connection")
+        self.pool.forget(self)
+
+    def _ended(self, why: str) -> None:
+        self._lost = True
+        exchange, current = self.exchange, self._reader
+        if exchange is None:
+            return
+        if current is not None:
+            self._reader = None
+            try:
+                current.eof()
+            except FramingError as error:
+                exchange.upstream_failed(str(error))
+                return
+            exchange.respond_more(b"", True, False)
+            return
+        exchange.upstream_failed(why)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self.exchange is not None:
+            self.exchange.upload_blocked()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.exchange is not None:
+            self.exchange.upload_flowing()
