@@ -1,0 +1,185 @@
+"""The access log: one JSON line a request, formatted by hand, written in batches, never waited for.
+
+The line is built on the event loop because its parts are at hand there; the writing is a thread's (`writer.py`).
+Whatever a client has a say in is escaped into plain ASCII, so that a line is always one line of valid JSON,
+and query strings lose their secrets before they are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from json.encoder import encode_basestring_ascii as quote
+
+from gateway.telemetry.redact import QueryRedactor, TextRedactor
+from gateway.telemetry.writer import StreamWriter
+
+#: How much may wait for a stream that does not take it, in bytes.
+BACKLOG = 16 * 1024 * 1024
+
+#: How often lost lines are reported, in seconds.
+REPORT_INTERVAL = 60.0
+
+_MEMO_LIMIT = 2048
+_LONGEST_REMEMBERED = 256
+_EMPTY = '""'
+
+
+class AccessLog:
+    """Lines gather in `record`, and leave with each `flush` (the gateway's tick calls it every 250 ms)."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        report: Callable[[int], None],
+        secret_names: Collection[str] = (),
+        redactor: TextRedactor | None = None,
+        backlog: int = BACKLOG,
+    ) -> None:
+        """`descriptor` is where lines go, as a file descriptor.
+
+        `report` is told how many lines were lost, at most once a minute.  `secret_names` are query parameters
+        that hold secrets besides the usual ones (the routes' `key_names`); `redactor` knows the keys' prefix.
+        """
+        self._writer = StreamWriter(descriptor, backlog, "access-log")
+        self._report = report
+        self._reported = 0
+        self._next_report = 0.0
+        self._redactor = redactor or TextRedactor()
+        self._secret_prefix = self._redactor.secret_prefix
+        self._queries = QueryRedactor(secret_names)
+        self._lines: list[str] = []
+        self._second = -1
+        self._second_text = ""
+        self._millisecond = -1
+        self._time = ""
+        # Parts that come again and again, already in JSON: who was served by what, and which kind of client asked.
+        self._served: dict[tuple[str, int, str, str, str, str, str, str], str] = {}
+        self._agents: dict[tuple[bytes, str, str], str] = {}
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._writer.dropped
+
+    def set_secret_names(self, names: Collection[str]) -> None:
+        """Another configuration names other secret query parameters."""
+        self._queries = QueryRedactor(names)
+
+    def record(
+        self,
+        now: float,
+        request_id: str,
+        client: str,
+        method: str,
+        path: str,
+        query: bytes,
+        status: int,
+        sent: int,
+        seconds: float,
+        upstream_seconds: float | None,
+        route: str,
+        service: str,
+        consumer: str,
+        credential: str,
+        decision: str,
+        reason: str,
+        user_agent: bytes,
+        host: str,
+        protocol: str = "HTTP/1.1",
+    ) -> None:
+        """Keep one request's line.
+
+        `now` is Unix seconds, `sent` the bytes of the body that the client got, `seconds` and `upstream_seconds`
+        are durations (None: no upstream was asked).  `credential` is what may be shown of it, its public part.
+        `decision` is "proxied", "denied", "replied", "failed" or "aborted".
+        """
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._turn(millisecond)
+        try:
+            served = self._served[method, status, route, service, consumer, credential, decision, reason]
+        except KeyError:
+            served = self._remember_served(method, status, route, service, consumer, credential, decision, reason)
+        try:
+            agent = self._agents[user_agent, host, protocol]
+        except KeyError:
+            agent = self._remember_agent(user_agent, host, protocol)
+        if self._secret_prefix in path or self._secret_prefix in request_id:
+            path, request_id = self._redactor.key(path), self._redactor.key(request_id)
+        upstream = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.3f}"
+        self._lines.append(
+            f'{self._time}"request_id":{quote(request_id)},'
+            f'"client":{quote(client)},"path":{quote(path)},"query":{self._query(query) if query else _EMPTY},'
+            f'"bytes":{sent},"duration_ms":{seconds * 1000:.3f},"upstream_ms":{upstream},'
+            f"{served}{agent}"
+        )
+
+    def flush(self) -> None:
+        """Hand what has gathered to the writer; never waits."""
+        lines = self._lines
+        if lines:
+            self._lines = []
+            self._writer.write("".join(lines).encode("ascii"), len(lines))
+        if self._writer.dropped != self._reported:
+            self._report_dropped()
+
+    def close(self, timeout: float) -> bool:
+        """Flush, and wait at most `timeout` seconds for the stream; True if everything was written."""
+        self.flush()
+        return self._writer.close(timeout)
+
+    def _report_dropped(self) -> None:
+        moment = time.monotonic()
+        if moment >= self._next_report:
+            self._next_report = moment + REPORT_INTERVAL
+            dropped = self._writer.dropped
+            lost, self._reported = dropped - self._reported, dropped
+            self._report(lost)
+
+    def _query(self, query: bytes) -> str:
+        redacted = self._queries.redact(query).decode("latin-1")
+        return quote(self._redactor.key(redacted))
+
+    def _turn(self, millisecond: int) -> None:
+        """Write the beginning of all lines of this millisecond (Unix time)."""
+        second, rest = divmod(millisecond, 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S.', time.gmtime(second))
+        self._millisecond = millisecond
+        self._time = f'{self._second_text}{rest:03d}Z",'
+
+    def _remember_served(
+        self,
+        method: str,
+        status: int,
+        route: str,
+        service: str,
+        consumer: str,
+        credential: str,
+        decision: str,
+        reason: str,
+    ) -> str:
+        text = (
+            f'"method":{quote(method)},"status":{status},"route":{quote(route)},"service":{quote(service)},'
+            f'"consumer":{quote(consumer)},"credential":{quote(self._redactor.key(credential))},'
+            f'"decision":{quote(decision)},"reason":{quote(reason)},'
+        )
+        if len(method) <= _LONGEST_REMEMBERED:
+            if len(self._served) >= _MEMO_LIMIT:
+                self._served.clear()
+            self._served[method, status, route, service, consumer, credential, decision, reason] = text
+        return text
+
+    def _remember_agent(self, user_agent: bytes, host: str, protocol: str) -> str:
+        text = (
+            f'"user_agent":{quote(self._redactor.key(user_agent.decode("latin-1")))},'
+            f'"host":{quote(self._redactor.key(host))},"protocol":{quote(protocol)}}}\n'
+        )
+        if len(user_agent) <= _LONGEST_REMEMBERED and len(host) <= _LONGEST_REMEMBERED:
+            if len(self._agents) >= _MEMO_LIMIT:
+                self._agents.clear()
+            self._agents[user_agent, host, protocol] = text
+        return text

@@ -1,0 +1,361 @@
+"""What is counted, and how it is told to Prometheus (contract §8).
+
+Recording is plain arithmetic on our own objects, because it happens for every request; exposing is the
+client library's work, because the format is the library's.  Between the two stands a `Reading`: plain data
+taken on the event loop in one go, so that rendering a large one can happen in another thread.
+
+Law kept here: every label value is bounded.  Routes and services are named by the configuration, methods
+come from a fixed set (all else is `other`), policies and reasons are the code's own words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+Labels = tuple[str, ...]
+
+#: What a gauge's source returns: a number, or numbers by the label values that were left open.
+Pulled = float | Mapping[str, float] | Mapping[Labels, float]
+
+#: Upper bounds of the histograms' buckets, in seconds; one more bucket holds what took longer.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+#: Methods that are labels of their own; every other one is counted as `other`.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+
+_LE = (*(f"{bound:g}" if bound < 1 else f"{bound:.1f}" for bound in BOUNDS), "+Inf")
+_NO_COUNTS = (0,) * len(_LE)
+
+
+class Kind(StrEnum):
+    """The types of Prometheus' data model that we use."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family: its full name as samples carry it, its type, its label names, and what it tells."""
+
+    name: str
+    kind: Kind
+    labels: Labels
+    help: str
+
+
+#: Every family of ours, in the order in which they are exposed; `docs/METRICS.md` is this table.
+FAMILIES = (
+    Family(
+        "postern_http_requests_total",
+        Kind.COUNTER,
+        ("service", "route", "method", "code"),
+        "Requests answered, by route, method and status; requests that no route matched have empty names.",
+    ),
+    Family(
+        "postern_request_duration_seconds",
+        Kind.HISTOGRAM,
+        ("service", "route"),
+        "Time from the arrival of a request's head to the end of its answer.",
+    ),
+    Family(
+        "postern_upstream_duration_seconds",
+        Kind.HISTOGRAM,
+        ("service", "route"),
+        "Time that the upstream took, for requests that reached it.",
+    ),
+    Family(
+        "postern_denied_total",
+        Kind.COUNTER,
+        ("route", "policy", "reason"),
+        "Requests that a policy refused, by policy and reason.",
+    ),
+    Family(
+        "postern_credential_cache_total",
+        Kind.COUNTER,
+        ("result",),
+        "Credential look-ups, by what the cache of verified credentials said.",
+    ),
+    Family("postern_bcrypt_queue", Kind.GAUGE, (), "Secrets that wait to be verified by bcrypt."),
+    Family(
+        "postern_connections",
+        Kind.GAUGE,
+        ("side", "state"),
+        "Open connections, by side (downstream, upstream) and state.",
+    ),
+    Family(
+        "postern_upstream_target_healthy",
+        Kind.GAUGE,
+        ("service", "target"),
+        "1 while a service's target takes requests, 0 while it is held to be down.",
+    ),
+    Family(
+        "postern_config_last_reload_success",
+        Kind.GAUGE,
+        (),
+        "1 if the last configuration was taken over, 0 if it was refused and the previous one still holds.",
+    ),
+    Family(
+        "postern_config_hash_info",
+        Kind.INFO,
+        ("hash",),
+        "Always 1; the label is the hash of the configuration in force.",
+    ),
+    Family(
+        "postern_revocation_lag_seconds",
+        Kind.GAUGE,
+        (),
+        "How long after its commit the latest change of a credential took effect here.",
+    ),
+    Family("postern_store_up", Kind.GAUGE, (), "1 while the identity store answers, 0 while it does not."),
+    Family("postern_counters_up", Kind.GAUGE, (), "1 while the rate-limit counters answer, 0 while they do not."),
+)
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+
+
+class RouteStats:
+    """The counts of one route.  The object stays the same for as long as the process lives, over every reload."""
+
+    __slots__ = (
+        "_denied",
+        "_durations",
+        "_requests",
+        "_seconds",
+        "_upstream_durations",
+        "_upstream_seconds",
+        "route",
+        "service",
+    )
+
+    def __init__(self, service: str, route: str) -> None:
+        self.service = service
+        self.route = route
+        self._requests: dict[tuple[str, int], int] = {}
+        self._denied: dict[tuple[str, str], int] = {}
+        self._durations = list(_NO_COUNTS)
+        self._upstream_durations = list(_NO_COUNTS)
+        self._seconds = 0.0
+        self._upstream_seconds = 0.0
+
+    def observe(self, method: str, status: int, seconds: float, upstream_seconds: float | None) -> None:
+        """Count one answered request: its whole duration, and the upstream's (None: it was not asked), in seconds."""
+        try:
+            self._requests[method, status] += 1
+        except KeyError:
+            self._count_first(method, status)
+        self._durations[bisect_left(BOUNDS, seconds)] += 1
+        self._seconds += seconds
+        if upstream_seconds is not None:
+            self._upstream_durations[bisect_left(BOUNDS, upstream_seconds)] += 1
+            self._upstream_seconds += upstream_seconds
+
+    def denied(self, policy: str, reason: str) -> None:
+        """Count one refusal by a policy: its name, and the reason of its answer."""
+        key = policy, reason
+        self._denied[key] = self._denied.get(key, 0) + 1
+
+    def _count_first(self, method: str, status: int) -> None:
+        key = method if method in METHODS else "other", status
+        self._requests[key] = self._requests.get(key, 0) + 1
+
+    def read_into(self, reading: Reading) -> None:
+        """Add what was counted so far to a reading; a route that was never asked for adds nothing."""
+        names = self.service, self.route
+        requests = reading.values["postern_http_requests_total"]
+        for (method, status), count in self._requests.items():
+            requests[*names, method, str(status)] = count
+        denied = reading.values["postern_denied_total"]
+        for key, count in self._denied.items():
+            # Routes of two services may share a name; this family does not tell them apart.
+            labels = (self.route, *key)
+            denied[labels] = denied.get(labels, 0) + count
+        if self._requests:
+            reading.histograms["postern_request_duration_seconds"][names] = self._durations.copy(), self._seconds
+        if any(self._upstream_durations):
+            reading.histograms["postern_upstream_duration_seconds"][names] = (
+                self._upstream_durations.copy(),
+                self._upstream_seconds,
+            )
+
+
+class Reading:
+    """Everything at one moment, as plain data: values and histograms by family and label values.
+
+    A histogram is its counts, one a bucket of its own (not summed up), and the sum of the seconds.
+    """
+
+    __slots__ = ("histograms", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[Labels, float]] = {
+            family.name: {} for family in FAMILIES if family.kind is not Kind.HISTOGRAM
+        }
+        self.histograms: dict[str, dict[Labels, tuple[list[int], float]]] = {
+            family.name: {} for family in FAMILIES if family.kind is Kind.HISTOGRAM
+        }
+
+    @property
+    def size(self) -> int:
+        """About how many lines rendering will write."""
+        lines = sum(len(samples) for samples in self.values.values())
+        return lines + sum(len(samples) * (len(_LE) + 2) for samples in self.histograms.values())
+
+
+class Metrics:
+    """All counts of one process.  Everything but `render` belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[str, str], RouteStats] = {}
+        self._sources: dict[tuple[str, Labels], Callable[[], Pulled]] = {}
+        self._values: dict[str, dict[Labels, float]] = {}
+        self._process: tuple[Collector, ...] = (ProcessCollector(registry=None), PlatformCollector(registry=None))
+
+    def route(self, service: str, route: str) -> RouteStats:
+        """The counts of a route by its names; `("", "")` is for requests that matched none."""
+        names = service, route
+        stats = self._routes.get(names)
+        if stats is None:
+            stats = self._routes[names] = RouteStats(service, route)
+        return stats
+
+    def gauge(self, name: str, labels: Labels, source: Callable[[], Pulled]) -> None:
+        """Have values asked for at each scrape, in a plain call on the event loop.
+
+        `labels` are the values of the family's first labels.  Where they are all of them, `source` returns a
+        number; where one is left open, a mapping of its values to numbers; where more are, a mapping of tuples.
+        The same name and labels again replace the source (a reload has built a new object).
+        """
+        family = _family(name)
+        if family.kind is Kind.HISTOGRAM or len(labels) > len(family.labels):
+            raise ValueError(f"{name} cannot be pulled with the labels {labels!r}")
+        self._sources[name, labels] = source
+
+    def set(self, name: str, value: float, labels: Labels = ()) -> None:
+        """Set one value of a gauge that nobody pulls."""
+        family = _family(name)
+        if family.kind is not Kind.GAUGE or len(labels) != len(family.labels):
+            raise ValueError(f"{name} cannot be set with the labels {labels!r}")
+        self._values.setdefault(name, {})[labels] = value
+
+    def config_loaded(self, config_hash: str) -> None:
+        """A configuration of this hash is in force from now on."""
+        self._values["postern_config_last_reload_success"] = {(): 1.0}
+        self._values["postern_config_hash_info"] = {(config_hash,): 1.0}
+
+    def config_refused(self) -> None:
+        """A new configuration was bad; the previous one still holds."""
+        self._values["postern_config_last_reload_success"] = {(): 0.0}
+
+    def read(self) -> Reading:
+        """Take a reading, on the event loop."""
+        reading = Reading()
+        for stats in self._routes.values():
+            stats.read_into(reading)
+        for name, values in self._values.items():
+            reading.values[name].update(values)
+        for (name, labels), source in self._sources.items():
+            reading.values[name].update(_pulled(labels, source()))
+        return reading
+
+    def render(self, reading: Reading, accept: str) -> tuple[bytes, str]:
+        """A reading as `(body, content type)`: OpenMetrics where the `Accept` value prefers it, else Prometheus text.
+
+        May run in any thread.
+        """
+        exposition = _Exposition(reading, self._process)
+        if _prefers_openmetrics(accept):
+            body: bytes = openmetrics.generate_latest(exposition)  # type: ignore[no-untyped-call]  # library lacks types
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(exposition), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _Exposition(Collector):
+    """A reading, and what the library itself knows about the process, as the library's families."""
+
+    def __init__(self, reading: Reading, others: Sequence[Collector]) -> None:
+        self._reading = reading
+        self._others = others
+
+    def collect(self) -> Iterator[Metric]:
+        for family in FAMILIES:
+            yield _metric(family, self._reading)
+        for other in self._others:
+            yield from other.collect()
+
+
+def _metric(family: Family, reading: Reading) -> Metric:
+    if family.kind is Kind.HISTOGRAM:
+        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, (counts, seconds) in reading.histograms[family.name].items():
+            histogram.add_metric(labels, list(zip(_LE, _summed(counts), strict=True)), seconds)
+        return histogram
+    samples = reading.values[family.name]
+    if family.kind is Kind.INFO:
+        info = InfoMetricFamily(family.name.removesuffix("_info"), family.help)
+        for labels in samples:
+            info.add_metric((), dict(zip(family.labels, labels, strict=True)))
+        return info
+    library = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+    metric = library(family.name, family.help, labels=family.labels)
+    for labels, value in samples.items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _summed(counts: Sequence[int]) -> Iterator[float]:
+    total = 0
+    for count in counts:
+        total += count
+        yield total
+
+
+def _pulled(labels: Labels, value: Pulled) -> dict[Labels, float]:
+    if isinstance(value, Mapping):
+        return {(*labels, *((rest,) if isinstance(rest, str) else rest)): number for rest, number in value.items()}
+    return {labels: value}
+
+
+def _family(name: str) -> Family:
+    family = _BY_NAME.get(name)
+    if family is None:
+        raise ValueError(f"there is no metric family {name}")
+    return family
+
+
+def _prefers_openmetrics(accept: str) -> bool:
+    """Whether an `Accept` value weighs OpenMetrics at least as much as text (RFC 9110 §12.5.1)."""
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for member in accept.split(",")[:64]:
+        media, *parameters = (part.strip().lower() for part in member.split(";"))
+        if media in best:
+            best[media] = max(best[media], _weight(parameters))
+    weight = best["application/openmetrics-text"]
+    return weight > 0 and weight >= best["text/plain"]
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
