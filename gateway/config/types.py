@@ -7,8 +7,8 @@ Policies import this module beside `gateway.core`, and nothing else of ours.  A 
     class Config(Settings):
         \"\"\"Keep answers for a while.\"\"\"
 
-        ttl: Duration = Field(60.0, description="How long an answer is kept.")
-        methods: tuple[HttpMethod, ...] = Field(("GET",), description="Methods whose answers are kept.")
+        ttl: Duration = Field(default=60.0, description="How long an answer is kept.")
+        methods: tuple[HttpMethod, ...] = Field(default=("GET",), description="Methods whose answers are kept.")
 
 Defaults are written as parsed values (`60.0`, `65536`, `parse_rate("20/minute")`); documents show them as text.
 """
@@ -26,23 +26,29 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainSerializer,
     PlainValidator,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema
 
+from gateway.config.problems import did_you_mean
 from gateway.core import units
 from gateway.core.units import Rate
 
 __all__ = [
+    "ConsumerName",
     "Duration",
     "Group",
     "HeaderName",
     "HttpMethod",
     "Name",
     "Network",
+    "OrganizationName",
     "RateText",
+    "RouteName",
     "Settings",
     "Size",
+    "declared",
     "format_duration",
     "format_size",
 ]
@@ -299,3 +305,37 @@ HeaderName = Annotated[
     ),
 ]
 """The name of a header, as written; case makes no difference."""
+
+
+# ── references ──────────────────────────────────────────────────────────────────────────────────
+
+
+def declared(kind: str, also: frozenset[str] = frozenset()) -> Callable[[str, ValidationInfo], str]:
+    """A check that something of this kind and name is declared in the file, where the loader says what is.
+
+    `also` are further words that may stand there.
+    """
+
+    def check(value: str, info: ValidationInfo) -> str:
+        names = (info.context or {}).get("names", {}).get(kind)
+        if names is not None and value not in names and value not in also:
+            raise ValueError(f"no {kind} is called {value!r}{did_you_mean(value, names | also)}")
+        return value
+
+    return check
+
+
+def _reference_schema(kind: str, article: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"type": "string", "title": f"{kind} name", "description": f"The name of {article} {kind} of this file."}
+    )
+
+
+ConsumerName = Annotated[str, AfterValidator(declared("consumer")), _reference_schema("consumer", "a")]
+"""The username of a consumer that the file declares; another one is an error."""
+
+OrganizationName = Annotated[str, AfterValidator(declared("organization")), _reference_schema("organization", "an")]
+"""The name of an organization that the file declares; another one is an error."""
+
+RouteName = Annotated[str, AfterValidator(declared("route")), _reference_schema("route", "a")]
+"""The name of a route that the file declares; another one is an error."""

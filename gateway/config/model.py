@@ -1,0 +1,210 @@
+"""The whole of `config.yaml` (contract §2): strict, frozen, and every setting described.
+
+The JSON Schema and `docs/CONFIGURATION.md` are generated from these models.  What concerns several settings
+at once is checked in `checks.py`, on the plain data, so that it is reported together with everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
+
+from gateway.config.authority import Issuer, OAuth
+from gateway.config.identities import Client, Consumer, Organization
+from gateway.config.policies import Policies
+from gateway.config.services import RequestTest, Route, Service
+from gateway.config.types import Duration, Group, Network, RateText, Settings, Size
+from gateway.core.units import parse_rate
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.\-_]*)):(?P<port>\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener listens; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True where nobody outside this machine can connect."""
+        return self.host in {"::1", "localhost"} or self.host.startswith("127.")
+
+
+def parse_address(value: Any) -> Address:
+    """`0.0.0.0:8000`, `[::1]:8001` or `:8000` (every address) as an `Address`.  Raises ValueError."""
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000 or [::1]:8000")
+    return Address(match["v6"] or match["host"] or "0.0.0.0", int(match["port"]))
+
+
+ListenAddress = Annotated[
+    Address,
+    PlainValidator(parse_address),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "title": "Address",
+            "description": "ADDRESS:PORT; port 0 lets the system choose.",
+            "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-_]*):\d{1,5}$",
+            "examples": ["0.0.0.0:8000", "127.0.0.1:8001", "[::1]:8000"],
+        }
+    ),
+]
+
+KeyPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,32}$")]
+#: `SecretStr` keeps a secret out of every repr and dump.
+Secret = Annotated[SecretStr, WithJsonSchema({"type": "string", "title": "Secret"})]
+
+
+class Listen(Settings):
+    """The three listeners. A change needs a restart."""
+
+    proxy: ListenAddress = Field(default=Address("0.0.0.0", 8000), description="The proxied routes.")
+    admin: ListenAddress = Field(default=Address("127.0.0.1", 8001), description="The admin API (not served yet).")
+    status: ListenAddress = Field(
+        default=Address("127.0.0.1", 8007), description="`/metrics`, `/status`, `/status/ready`."
+    )
+
+
+class Credentials(Settings):
+    """How API keys look and how hard their hashes are."""
+
+    public_prefix: KeyPrefix = Field(default="pnpub_", description="Begins the public part of every key.")
+    secret_prefix: KeyPrefix = Field(default="pnsec_", description="Begins the secret part of every key.")
+    bcrypt_rounds: int = Field(default=10, ge=4, le=14, description="The cost of a new key's hash.")
+
+
+class Guesses(Settings):
+    """How many wrong credentials are borne."""
+
+    failures: RateText = Field(
+        default=parse_rate("20/minute"),
+        description="Failed authentications an address, and a (public part, address); past it 429.",
+    )
+
+
+class PathSettings(Settings):
+    """Relaxations of the canonical path, for an LMS that needs them."""
+
+    encoded_slash: Literal["refuse", "keep"] = Field(
+        default="refuse", description="`%2F` in a path: 400, or kept as an ordinary character of its segment."
+    )
+    merge_slashes: bool = Field(default=True, description="Read `//` as `/`; otherwise empty segments stay.")
+
+
+class Audit(Settings):
+    """The audit log."""
+
+    requests: Literal["all", "denied", "none"] = Field(default="all", description="Which requests are written.")
+    retention: Duration = Field(default=90 * 86400.0, description="How long they are kept.")
+
+
+class Limits(Settings):
+    """What a client may send and how long it may take."""
+
+    header_bytes: Size = Field(default=32 * 1024, description="All request headers together; past it 431.")
+    headers: int = Field(default=100, ge=1, le=10_000, description="How many request headers; past it 431.")
+    target_bytes: Size = Field(default=8 * 1024, description="The request target; past it 414.")
+    header_timeout: Duration = Field(default=10.0, description="How long a request's head may take; past it 408.")
+    body_timeout: Duration = Field(default=60.0, description="How long a client may be silent in a body; past it 408.")
+    idle_timeout: Duration = Field(default=75.0, description="How long a kept-alive connection may be idle.")
+    connections: int = Field(default=10_000, ge=1, description="How many client connections at once.")
+
+
+class Drain(Settings):
+    """How the gateway ends at SIGTERM and SIGINT."""
+
+    delay: Duration = Field(default=0.0, description="How long it still accepts connections, while not ready.")
+    timeout: Duration = Field(default=30.0, description="How long requests in flight may take to finish.")
+
+
+class SelfService(Settings):
+    """A consumer's own credential endpoints, on the proxy listener."""
+
+    prefix: str = Field(default="/postern", pattern="^/[A-Za-z0-9_/-]+$", description="Where they lie.")
+
+
+class Sunbird(Settings):
+    """Sunbird's consumer API, on the admin listener."""
+
+    require_token: bool = Field(
+        default=True, description="Ask for an admin token; may be waived on a loopback listener only."
+    )
+    default_group: Group = Field(default="contentUser", description="The group of a consumer that is made there.")
+
+
+class Admin(Settings):
+    """The admin listener. It is not served yet."""
+
+    allow_plaintext: bool = Field(
+        default=False, description="Let it listen on another address than loopback without TLS."
+    )
+    sunbird: Sunbird | None = Field(default=None, description="Serve Sunbird's consumer API there.")
+
+
+class Config(Settings):
+    """`config.yaml`: everything that Postern is told."""
+
+    version: Literal[1] = Field(default=1, description="The version of this format.")
+    listen: Listen = Field(default=Listen(), description="Where the gateway listens.")
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        default=1, description="Processes; `auto`: one a core. A change needs a restart."
+    )
+    store: str = Field(
+        default="sqlite:///data/postern.db",
+        repr=False,
+        pattern=r"^(sqlite:///.|postgresql://)",
+        description="Where consumers, keys and changes are kept: `sqlite:///PATH` or "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`. A change needs a restart.",
+    )
+    counters: str = Field(
+        default="memory://",
+        repr=False,
+        pattern=r"^(memory://$|rediss?://|unix://)",
+        description="Where requests are counted: `memory://` or `redis://HOST:6379/0`. A change needs a restart.",
+    )
+    secret_key: Secret = Field(
+        default=SecretStr(""),
+        description="Encrypts what must be recoverable and keys digests; at least 32 characters. "
+        "Empty on SQLite: made once into `data/secret.key`.",
+    )
+    credentials: Credentials = Field(default=Credentials(), description="How API keys look.")
+    guesses: Guesses = Field(default=Guesses(), description="How many wrong credentials are borne.")
+    max_staleness: Duration = Field(
+        default=300.0,
+        description="How long remembered credentials are believed once the store's changes cannot be followed.",
+    )
+    trusted_proxies: tuple[Network, ...] = Field(default=(), description="Peers whose `X-Forwarded-*` are believed.")
+    paths: PathSettings = Field(default=PathSettings(), description="How paths are read.")
+    limits: Limits = Field(default=Limits(), description="What a client may send.")
+    drain: Drain = Field(default=Drain(), description="How the gateway ends.")
+    audit: Audit = Field(default=Audit(), description="The audit log.")
+    admin: Admin = Field(default=Admin(), description="The admin listener.")
+    self_service: SelfService | None = Field(default=None, description="A consumer's own credential endpoints.")
+    oauth: OAuth | None = Field(default=None, description="Our own OAuth 2 server.")
+    issuers: tuple[Issuer, ...] = Field(default=(), description="Others whose JWTs are believed.")
+    policies: Policies = Field(default={}, description="Policies of every route.")
+    services: tuple[Service, ...] = Field(default=(), description="What is proxied.")
+    organizations: tuple[Organization, ...] = Field(default=(), description="Tenants.")
+    consumers: tuple[Consumer, ...] = Field(default=(), description="Clients of the LMS that are declared here.")
+    clients: tuple[Client, ...] = Field(default=(), description="OAuth clients that are declared here.")
+    tests: tuple[RequestTest, ...] = Field(default=(), description="What `postern check` proves.")
+
+    def levels(self, service: Service, route: Route) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """`(level, scope, policies)` from the outermost in, as `policies.effective` takes them."""
+        return [
+            ("top", "*", self.policies),
+            ("service", f"service:{service.name}", service.policies),
+            ("route", f"route:{route.name}", route.policies),
+        ]

@@ -1,0 +1,295 @@
+"""Services and routes: what is proxied, to where, and by which paths (contract §2, Paths).
+
+A path that could never match, because no canonical path is spelled like it, is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import re2
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from gateway.config.policies import Policies
+from gateway.config.types import Duration, HeaderName, HttpMethod, Name, RouteName, Settings, declared
+from gateway.core.path import PathError, PathRules, canonical
+
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
+_IP_LITERAL = re.compile(r"\[[0-9a-f:.]{2,45}\]")
+_CAPTURE = re.compile(r"\{([^{}/]*)\}")
+_CAPTURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_LENIENT = PathRules(encoded_slash="keep", merge_slashes=False)
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~][A-Za-z0-9_.~\-]*)+/?|/")
+
+_REGEX_OPTIONS = re2.Options()
+_REGEX_OPTIONS.log_errors = False
+
+
+def _check_spelling(path: str) -> None:
+    """Refuse a literal path that no canonical path is spelled like; the text says how to write it."""
+    if not path.startswith("/"):
+        raise ValueError("must begin with / (or ~ for a regular expression, = for an exact path)")
+    if _PLAIN_PATH.fullmatch(path):
+        return
+    try:
+        spelled = canonical(path.encode("utf-8"), _LENIENT)
+    except PathError as error:
+        raise ValueError(f"can never match: {error}") from None
+    if spelled != path:
+        raise ValueError(f"can never match: the canonical spelling is {spelled}")
+
+
+def _check_captures(path: str) -> None:
+    names: set[str] = set()
+    for segment in path.split("/"):
+        if "{" not in segment and "}" not in segment:
+            continue
+        match = _CAPTURE.fullmatch(segment)
+        if match is None:
+            raise ValueError("{name} must be a whole segment, as in /orgs/{org}/lessons")
+        if _CAPTURE_NAME.fullmatch(match[1]) is None:
+            raise ValueError("{name} must hold a name of letters, digits and _")
+        if match[1] in names:
+            raise ValueError(f"captures {{{match[1]}}} twice")
+        names.add(match[1])
+
+
+def _check_path(path: str) -> str:
+    if path.startswith("~"):
+        try:
+            re2.compile(path[1:], _REGEX_OPTIONS)
+        except re2.error as error:
+            reason = error.args[0] if error.args else ""
+            reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+            raise ValueError(f"is not a regular expression that RE2 takes: {reason}") from None
+        return path
+    literal, is_exact = (path[1:].lstrip(" "), True) if path.startswith("=") else (path, False)
+    if "{" in literal or "}" in literal:
+        if is_exact or "*" in literal:
+            raise ValueError("{name} cannot stand in an exact path or in a /prefix*; write a regular expression")
+        _check_captures(literal)
+        literal = _CAPTURE.sub("x", literal)
+    elif not is_exact and literal.endswith("*"):
+        literal = literal[:-1]
+        # What is cut in the middle of an escape matches nothing; the rest of it is judged as any path.
+        if re.search(r"%.?$", literal):
+            raise ValueError("cuts a percent escape in two")
+    if "*" in literal:
+        raise ValueError("takes one * only, as its last character; write a regular expression")
+    _check_spelling(literal)
+    return path
+
+
+def _check_host(value: str) -> str:
+    lower = value.lower()
+    labels = lower.removeprefix("*.").split(".")
+    if not _IP_LITERAL.fullmatch(lower) and (len(lower) > 253 or not all(_LABEL.fullmatch(label) for label in labels)):
+        raise ValueError("must be a host name without a port, such as learn.example.org or *.example.org")
+    return lower
+
+
+def _check_url(value: str) -> str:
+    wanted = "must be a URL such as http://127.0.0.1:9000, http://lms.internal/base or unix:///run/lms.sock"
+    if re.search(r"[\x00-\x20\x7f-\U0010ffff\\]", value):
+        raise ValueError(wanted)
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+        host = parts.hostname
+    except ValueError:
+        raise ValueError(wanted) from None
+    if parts.scheme == "unix":
+        if not value.startswith("unix:///") or len(value) <= len("unix:///") or "?" in value or "#" in value:
+            raise ValueError("must name a socket by its absolute path, such as unix:///run/lms.sock")
+        return value
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        raise ValueError(wanted)
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user or a password")
+    if "?" in value or "#" in value:
+        raise ValueError("must not hold a query or a fragment")
+    if parts.path:
+        _check_spelling(parts.path)
+    return value
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+PathPattern = Annotated[
+    str,
+    AfterValidator(_check_path),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "title": "Path",
+            "description": "/a/b (it and what lies below), = /a/b (exact), /a/b* (string prefix), "
+            "~^/a/(?<id>\\d+)$ (regular expression, RE2), /orgs/{org}/lessons (captures segments).",
+            "pattern": r"^(~|=\s*/|/)",
+            "examples": ["/content/v1/read", "= /ping", "/api/v1*", "/orgs/{org}/lessons", r"~^/users/(?<id>\d+)$"],
+        }
+    ),
+]
+"""One of the five forms of a route's path."""
+
+HostPattern = Annotated[
+    str,
+    AfterValidator(_check_host),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "title": "Host",
+            "description": "An exact host name, or *.example.org for any below it.",
+            "examples": ["learn.example.org", "*.example.org"],
+        }
+    ),
+]
+"""A host name in lower case, or a wildcard `*.…`."""
+
+UpstreamUrl = Annotated[
+    str,
+    AfterValidator(_check_url),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "title": "Upstream URL",
+            "description": "Where the LMS listens: http://HOST[:PORT][/PATH], or unix:///PATH.sock.",
+            "pattern": "^(https?|unix)://",
+            "examples": ["http://127.0.0.1:9000", "unix:///run/lms.sock"],
+        }
+    ),
+]
+"""An upstream's URL: `http`, `https` or `unix`, without user, query and fragment."""
+
+HeaderValues = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=str | tuple[str, ...]),
+    Field(min_length=1),
+]
+
+
+class Route(Settings):
+    """One way in: which requests it takes and which policies judge them."""
+
+    name: Name = Field(description="The route's name, in metrics, logs and tests; no two routes share one.")
+    hosts: tuple[HostPattern, ...] = Field(default=(), description="Host names that it takes; empty: any.")
+    methods: tuple[HttpMethod, ...] = Field(default=(), description="Methods that it takes; empty: any.")
+    paths: tuple[PathPattern, ...] = Field(
+        default=(), description="Paths that it takes, in any of the forms; empty: any."
+    )
+    headers: dict[HeaderName, HeaderValues] = Field(
+        default={}, description="Request headers that must be there, each with one of the values that are listed."
+    )
+    strip_path: bool = Field(default=False, description="Forward without the part of the path that matched.")
+    preserve_host: bool | None = Field(
+        default=None, description="Forward the client's `Host`; left out: as the service says."
+    )
+    regex_priority: int = Field(
+        default=0, ge=-1_000_000, le=1_000_000, description="Among matching regular expressions the higher wins."
+    )
+    policies: Policies = Field(default={}, description="Policies of this route; the innermost entry of a name holds.")
+
+
+class Target(Settings):
+    """One of several upstreams of a service."""
+
+    url: UpstreamUrl = Field(description="Where it listens.")
+    weight: int = Field(default=1, ge=1, le=65535, description="Its share of the requests.")
+
+
+class ActiveHealth(Settings):
+    """Asking targets whether they are well."""
+
+    path: str = Field(default="/health", pattern="^/", description="What is asked; an answer below 400 is well.")
+    interval: Duration = Field(default=5.0, description="How often.")
+    timeout: Duration = Field(default=1.0, description="How long an answer may take.")
+    healthy: int = Field(default=2, ge=1, description="Good answers in a row until a target is used again.")
+    unhealthy: int = Field(default=3, ge=1, description="Bad answers in a row until a target is left out.")
+
+
+class PassiveHealth(Settings):
+    """Watching what targets answer."""
+
+    failures: int = Field(default=5, ge=1, description="Failures in a row until a target is left out.")
+    cooldown: Duration = Field(default=10.0, description="How long it is left out.")
+
+
+class Health(Settings):
+    """How a service's targets are watched."""
+
+    active: ActiveHealth | None = Field(default=None, description="Ask them.")
+    passive: PassiveHealth | None = Field(default=None, description="Watch their answers.")
+
+
+class Service(Settings):
+    """One LMS (or one part of it) behind the gateway."""
+
+    name: Name = Field(description="The service's name; no two services share one.")
+    url: UpstreamUrl | None = Field(default=None, description="Where it listens. Either this or `targets`.")
+    targets: tuple[Target, ...] = Field(default=(), description="Where it listens, when there are several.")
+    balance: Literal["round-robin", "least-connections", "consumer-hash"] = Field(
+        default="round-robin", description="How requests are shared among targets."
+    )
+    connect_timeout: Duration = Field(default=5.0, description="How long connecting may take.")
+    read_timeout: Duration = Field(default=60.0, description="How long the upstream may be silent.")
+    write_timeout: Duration = Field(default=60.0, description="How long the upstream may take in nothing.")
+    retries: int = Field(default=1, ge=0, le=10, description="How often a request that did no harm is tried again.")
+    preserve_host: bool = Field(
+        default=False, description="Forward the client's `Host` in place of the upstream's own."
+    )
+    tls_verify: bool = Field(default=True, description="Verify an https upstream's certificate.")
+    health: Health | None = Field(default=None, description="How targets are watched.")
+    policies: Policies = Field(default={}, description="Policies of every route of this service.")
+    routes: tuple[Route, ...] = Field(default=(), description="The ways in.")
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Service:
+        if (self.url is None) == (not self.targets):
+            raise ValueError("must have either url or targets")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The upstream's URL, where there is one only."""
+        return self.url if self.url is not None else self.targets[0].url
+
+
+_REQUEST = re.compile(r"(?P<method>[A-Z][A-Z0-9_\-]{0,31}) (?P<target>(?:/|https?://)[\x21-\x7e]*)")
+
+
+def _check_request(value: str) -> str:
+    if _REQUEST.fullmatch(value) is None:
+        raise ValueError("must be METHOD /path, such as GET /content/v1/read/do_1")
+    return value
+
+
+class Expectation(Settings):
+    """What a test expects."""
+
+    status: int = Field(ge=100, le=599, description="The status that the client would see; 200 stands for the LMS's.")
+    route: RouteName | None = Field(default=None, description="The route that matches.")
+
+
+class RequestTest(Settings):
+    """One sentence about access, which `postern check` proves without sending anything."""
+
+    request: Annotated[str, AfterValidator(_check_request)] = Field(
+        description="METHOD and path or URL, such as `GET /content/v1/read/do_1`."
+    )
+    as_: Annotated[str, AfterValidator(declared("consumer", frozenset({"anonymous"})))] = Field(
+        default="anonymous", alias="as", description="The consumer who asks, or `anonymous`: no credential."
+    )
+    expect: Expectation = Field(description="What must come out.")
+
+    @property
+    def method(self) -> str:
+        """The request's method."""
+        return self.request.partition(" ")[0]
+
+    @property
+    def target(self) -> str:
+        """The request's path or URL."""
+        return self.request.partition(" ")[2]
