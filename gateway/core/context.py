@@ -6,7 +6,7 @@ Fields are plain values; header names are lower-case bytes, values bytes as they
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from gateway.core.identity import Identity
@@ -54,6 +54,7 @@ class Context:
       `replaced` - sets of lower-case names: an upstream's own headers of these names are dropped.
     * `body_limit` - the largest body in bytes that may pass, None for no limit but the listener's.
     * `decided_by` - the name of the policy that ended the request (set by the pipeline), "" where none did.
+    * `counted` - what rate limits counted so far, for those that count later (None: nothing).
     * `granted` - how the identity was established, for its recheck after a wait (see `Policy.recheck`).
     """
 
@@ -64,6 +65,7 @@ class Context:
         "captures",
         "client",
         "content_length",
+        "counted",
         "decided_by",
         "fields",
         "granted",
@@ -122,6 +124,7 @@ class Context:
         self.answer_lines: list[bytes] = []
         self.replaced: tuple[frozenset[bytes], ...] = ()
         self.body_limit: int | None = None
+        self.counted: Any = None
         self.granted: object = None
         self.decided_by = ""
 

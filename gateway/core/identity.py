@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 #: Namespace of the ids of declared things (RFC 9562 §5.5, UUIDv5): the same name has the same id on every node.
 NAMESPACE = uuid.UUID("5b0c9a4e-7d0f-5c5e-9a43-1f6f1d2a7c10")
@@ -97,6 +98,11 @@ class Identity:
     def groups(self) -> frozenset[str]:
         """The ACL groups, as a set."""
         return frozenset(self.consumer.groups)
+
+    @cached_property
+    def derived(self) -> dict[object, Any]:
+        """What policies computed from this identity alone, each under a key of its own; it goes when the identity goes."""
+        return {}
 
     @cached_property
     def upstream_headers(self) -> bytes:
