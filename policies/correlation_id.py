@@ -6,7 +6,6 @@ it to the client, and adds another header's name where an LMS or a tracing syste
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -18,9 +17,6 @@ from gateway.core.http import Kind, classify
 from gateway.core.policy import Environment, Phase, Policy
 
 _OWN = b"x-request-id"
-
-#: What a client may call its own request: the rule that the data plane has for `X-Request-ID`.
-_ACCEPTABLE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 
 
 def _free(name: str) -> str:
@@ -47,10 +43,10 @@ FreeHeader = Annotated[
 class CorrelationId(Policy):
     """Tell client and upstream the request's id.
 
-    Every request has an id: the client's `X-Request-ID`, where it is 1 to 128 of `A-Z a-z 0-9 . _ ~ : / + = @ -`,
-    or one that the gateway makes.  It stands in logs, in audit and in our own error bodies, and the upstream
-    always gets it as `X-Request-ID`.  With another `header`, the client's id is taken from that header first,
-    and the upstream gets the id under both names.  With `echo`, every answer carries it, refusals too.
+    Every request has an id: the gateway makes it, or takes the `X-Request-ID` of a trusted proxy.  It stands in
+    logs, in audit and in our own error bodies, and the upstream always gets it as `X-Request-ID`.  With another
+    `header`, the upstream gets it under that name too; what the client itself sends there is dropped, so that
+    nobody can pass a request off as another.  With `echo`, every answer carries the header, refusals too.
     """
 
     name = "correlation-id"
@@ -73,9 +69,6 @@ class CorrelationId(Policy):
     def check(self, context: Context) -> Decision:
         """`ALLOW`; leaves its header lines in the context, for the upstream and for the client."""
         if self._renamed:
-            theirs = context.index.get(self._lower)
-            if theirs is not None and _ACCEPTABLE.fullmatch(theirs) is not None:
-                context.request_id = theirs.decode("ascii")
             context.hidden += (self._lower,)
         line = self._prefix + context.request_id.encode("ascii") + b"\r\n"
         if self._renamed:
