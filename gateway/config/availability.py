@@ -61,7 +61,6 @@ GATES = (
     Gate("services[].targets", _several, "more than one target"),
     Gate("services[].balance", _given, "balancing"),
     Gate("services[].health", _given, "watching a target's health"),
-    Gate("consumers[].keys[].legacy", _given, "a legacy key"),
 )
 
 

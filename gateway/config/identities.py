@@ -118,7 +118,7 @@ class Key(Settings):
     )
     legacy: str | None = Field(
         default=None,
-        pattern="^[0-9A-Fa-f]{32,128}$",
+        pattern="^[0-9A-Fa-f]{64}$",
         description="In place of `public`: the digest, keyed with `secret_key`, of a key made elsewhere.",
     )
     secret_hash: BcryptHash | None = Field(

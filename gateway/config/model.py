@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
 
 from gateway.config.authority import Issuer, OAuth
 from gateway.config.identities import Client, Consumer, Organization
@@ -62,6 +62,29 @@ ListenAddress = Annotated[
     ),
 ]
 
+
+def _beginning(pattern: str, wanted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if re.match(pattern, value) is None:
+            raise ValueError(wanted)
+        return value
+
+    return AfterValidator(check)
+
+
+_STORE = r"^(sqlite:///.|postgresql://)"
+_COUNTERS = r"^(memory://$|rediss?://|unix://)"
+
+StoreUrl = Annotated[
+    str,
+    _beginning(_STORE, "must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"),
+    WithJsonSchema({"type": "string", "title": "Store", "pattern": _STORE, "examples": ["sqlite:///data/postern.db"]}),
+]
+CountersUrl = Annotated[
+    str,
+    _beginning(_COUNTERS, "must be memory:// or redis://HOST:6379/0"),
+    WithJsonSchema({"type": "string", "title": "Counters", "pattern": _COUNTERS, "examples": ["memory://"]}),
+]
 KeyPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,32}$")]
 #: `SecretStr` keeps a secret out of every repr and dump.
 Secret = Annotated[SecretStr, WithJsonSchema({"type": "string", "title": "Secret"})]
@@ -161,17 +184,15 @@ class Config(Settings):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         default=1, description="Processes; `auto`: one a core. A change needs a restart."
     )
-    store: str = Field(
+    store: StoreUrl = Field(
         default="sqlite:///data/postern.db",
         repr=False,
-        pattern=r"^(sqlite:///.|postgresql://)",
         description="Where consumers, keys and changes are kept: `sqlite:///PATH` or "
         "`postgresql://USER:PASSWORD@HOST/DATABASE`. A change needs a restart.",
     )
-    counters: str = Field(
+    counters: CountersUrl = Field(
         default="memory://",
         repr=False,
-        pattern=r"^(memory://$|rediss?://|unix://)",
         description="Where requests are counted: `memory://` or `redis://HOST:6379/0`. A change needs a restart.",
     )
     secret_key: Secret = Field(

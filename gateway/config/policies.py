@@ -62,11 +62,12 @@ def _validate_one(name: str, value: Any, policies: Mapping[str, type[Policy]], c
     if isinstance(value, str) and policy.bare:
         if value not in policy.bare:
             words = [*policy.bare, "off"]
-            text = f"must be a mapping of settings, or {listed(words)}{did_you_mean(value, words)}"
+            text = f"must be {listed(['a mapping of settings', *words])}{did_you_mean(value, words)}"
             raise PydanticCustomError("bare", "{text}", {"text": text})
         value = policy.bare[value]
     if value is None:
-        raise PydanticCustomError("empty", "is empty; write {{}} for a policy's defaults, or off", {})
+        text = "is empty; write {} for the policy's defaults, or off"
+        raise PydanticCustomError("empty", "{text}", {"text": text})
     return adapter(policy).validate_python(value, context=context)
 
 

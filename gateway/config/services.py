@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import re2
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from gateway.config.policies import Policies
 from gateway.config.types import Duration, HeaderName, HttpMethod, Name, RouteName, Settings, declared
@@ -19,6 +19,7 @@ from gateway.core.path import PathError, PathRules, canonical
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
 _IP_LITERAL = re.compile(r"\[[0-9a-f:.]{2,45}\]")
 _CAPTURE = re.compile(r"\{([^{}/]*)\}")
+_GROUP_NAME = re.compile(r"\\.|\(\?P?<([A-Za-z_]\w*)>")
 _CAPTURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _LENIENT = PathRules(encoded_slash="keep", merge_slashes=False)
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~][A-Za-z0-9_.~\-]*)+/?|/")
@@ -27,21 +28,25 @@ _REGEX_OPTIONS = re2.Options()
 _REGEX_OPTIONS.log_errors = False
 
 
-def _check_spelling(path: str) -> None:
-    """Refuse a literal path that no canonical path is spelled like; the text says how to write it."""
+def _plain(path: str) -> bytes:
+    """A path as a request would carry it: what a target cannot hold as it is may be written plainly in a route."""
+    return b"".join(b"%%%02X" % byte if byte >= 0x80 or byte == 0x20 else b"%c" % byte for byte in path.encode("utf-8"))
+
+
+def _check_literal(path: str, rules: PathRules) -> None:
+    """Refuse a literal path that no request can have."""
     if not path.startswith("/"):
         raise ValueError("must begin with / (or ~ for a regular expression, = for an exact path)")
     if _PLAIN_PATH.fullmatch(path):
         return
     try:
-        spelled = canonical(path.encode("utf-8"), _LENIENT)
+        canonical(_plain(path), rules)
     except PathError as error:
         raise ValueError(f"can never match: {error}") from None
-    if spelled != path:
-        raise ValueError(f"can never match: the canonical spelling is {spelled}")
 
 
-def _check_captures(path: str) -> None:
+def _check_captures(path: str) -> str:
+    """Refuse what looks like a capture and is none; returns the path with something literal in their place."""
     names: set[str] = set()
     for segment in path.split("/"):
         if "{" not in segment and "}" not in segment:
@@ -54,31 +59,39 @@ def _check_captures(path: str) -> None:
         if match[1] in names:
             raise ValueError(f"captures {{{match[1]}}} twice")
         names.add(match[1])
+    return _CAPTURE.sub("x", path)
 
 
-def _check_path(path: str) -> str:
+def _check_expression(source: str) -> None:
+    if not source:
+        raise ValueError("holds no regular expression after ~")
+    try:
+        expression = re2.compile(source.encode("utf-8"), _REGEX_OPTIONS)
+    except re2.error as error:
+        reason = error.args[0] if error.args else ""
+        said = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise ValueError(f"is not a regular expression that RE2 takes: {said}") from None
+    names = _GROUP_NAME.findall(source)
+    twice = [name for name in expression.groupindex if names.count(name.decode()) > 1]
+    if twice:
+        raise ValueError(f"captures {twice[0].decode()} twice")
+
+
+def _check_path(path: str, info: ValidationInfo) -> str:
     if path.startswith("~"):
-        try:
-            re2.compile(path[1:], _REGEX_OPTIONS)
-        except re2.error as error:
-            reason = error.args[0] if error.args else ""
-            reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-            raise ValueError(f"is not a regular expression that RE2 takes: {reason}") from None
+        _check_expression(path[1:])
         return path
-    literal, is_exact = (path[1:].lstrip(" "), True) if path.startswith("=") else (path, False)
-    if "{" in literal or "}" in literal:
-        if is_exact or "*" in literal:
-            raise ValueError("{name} cannot stand in an exact path or in a /prefix*; write a regular expression")
-        _check_captures(literal)
-        literal = _CAPTURE.sub("x", literal)
-    elif not is_exact and literal.endswith("*"):
+    rules = (info.context or {}).get("path_rules", _LENIENT)
+    literal = path[1:].strip() if path.startswith("=") else path
+    if literal is path and literal.endswith("*"):
         literal = literal[:-1]
-        # What is cut in the middle of an escape matches nothing; the rest of it is judged as any path.
-        if re.search(r"%.?$", literal):
-            raise ValueError("cuts a percent escape in two")
+        if literal.endswith(("}", "/.", "/..")) or re.search(r"%.?$", literal):
+            raise ValueError("cannot be cut off there: write the last segment out, or a regular expression")
     if "*" in literal:
-        raise ValueError("takes one * only, as its last character; write a regular expression")
-    _check_spelling(literal)
+        raise ValueError("takes one * only, as its last character; write a regular expression (~…)")
+    if "{" in literal or "}" in literal:
+        literal = _check_captures(literal)
+    _check_literal(literal, rules)
     return path
 
 
@@ -88,6 +101,29 @@ def _check_host(value: str) -> str:
     if not _IP_LITERAL.fullmatch(lower) and (len(lower) > 253 or not all(_LABEL.fullmatch(label) for label in labels)):
         raise ValueError("must be a host name without a port, such as learn.example.org or *.example.org")
     return lower
+
+
+def _check_headers(headers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    seen: set[str] = set()
+    for name, values in headers.items():
+        if name.lower() == "host":
+            raise ValueError("names Host; write hosts: instead")
+        if name.lower() in seen:
+            raise ValueError(f"names {name} twice, in two spellings")
+        seen.add(name.lower())
+        for value in values:
+            if value.startswith("~*"):
+                raise ValueError(f"{name}: values are compared exactly, a regular expression cannot stand here")
+            if value != value.strip() or not value.isprintable():
+                raise ValueError(f"{name}: no request can carry such a value")
+    return headers
+
+
+def _canonical_or_empty(path: str) -> str:
+    try:
+        return canonical(path.encode("ascii"), _LENIENT)
+    except PathError:
+        return ""
 
 
 def _check_url(value: str) -> str:
@@ -110,8 +146,8 @@ def _check_url(value: str) -> str:
         raise ValueError("must not hold a user or a password")
     if "?" in value or "#" in value:
         raise ValueError("must not hold a query or a fragment")
-    if parts.path:
-        _check_spelling(parts.path)
+    if parts.path and _canonical_or_empty(parts.path) != parts.path:
+        raise ValueError("must have a path in its canonical spelling: no dot segments, no needless escapes")
     return value
 
 
@@ -180,7 +216,7 @@ class Route(Settings):
     paths: tuple[PathPattern, ...] = Field(
         default=(), description="Paths that it takes, in any of the forms; empty: any."
     )
-    headers: dict[HeaderName, HeaderValues] = Field(
+    headers: Annotated[dict[HeaderName, HeaderValues], AfterValidator(_check_headers)] = Field(
         default={}, description="Request headers that must be there, each with one of the values that are listed."
     )
     strip_path: bool = Field(default=False, description="Forward without the part of the path that matched.")
