@@ -87,13 +87,13 @@ class AccessLog:
         reason: str,
         user_agent: bytes,
         host: str,
-        protocol: str = "HTTP/1.1",
+        protocol: str = "",
     ) -> None:
         """Keep one request's line.
 
         `now` is Unix seconds, `sent` the bytes of the body that the client got, `seconds` and `upstream_seconds`
         are durations (None: no upstream was asked).  `credential` is what may be shown of it, its public part.
-        `decision` is "proxied", "denied", "replied", "failed" or "aborted".
+        `decision` is "proxied", "denied", "replied", "failed" or "aborted"; `protocol` is left out where it is "".
         """
         millisecond = int(now * 1000)
         if millisecond != self._millisecond:
@@ -167,7 +167,7 @@ class AccessLog:
             f'"consumer":{quote(consumer)},"credential":{quote(self._redactor.key(credential))},'
             f'"decision":{quote(decision)},"reason":{quote(reason)},'
         )
-        if len(method) <= _LONGEST_REMEMBERED:
+        if len(method) <= _LONGEST_REMEMBERED and len(reason) <= _LONGEST_REMEMBERED:
             if len(self._served) >= _MEMO_LIMIT:
                 self._served.clear()
             self._served[method, status, route, service, consumer, credential, decision, reason] = text
@@ -176,8 +176,9 @@ class AccessLog:
     def _remember_agent(self, user_agent: bytes, host: str, protocol: str) -> str:
         text = (
             f'"user_agent":{quote(self._redactor.key(user_agent.decode("latin-1")))},'
-            f'"host":{quote(self._redactor.key(host))},"protocol":{quote(protocol)}}}\n'
+            f'"host":{quote(self._redactor.key(host))}'
         )
+        text += f',"protocol":{quote(protocol)}}}\n' if protocol else "}\n"
         if len(user_agent) <= _LONGEST_REMEMBERED and len(host) <= _LONGEST_REMEMBERED:
             if len(self._agents) >= _MEMO_LIMIT:
                 self._agents.clear()

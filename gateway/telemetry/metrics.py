@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 Labels = tuple[str, ...]
 
 #: What a gauge's source returns: a number, or numbers by the label values that were left open.
-Pulled = float | Mapping[str, float] | Mapping[Labels, float]
+Pulled = float | Mapping[str, float] | Mapping[tuple[str, str], float]
 
 #: Upper bounds of the histograms' buckets, in seconds; one more bucket holds what took longer.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -239,7 +239,7 @@ class Metrics:
         """Have values asked for at each scrape, in a plain call on the event loop.
 
         `labels` are the values of the family's first labels.  Where they are all of them, `source` returns a
-        number; where one is left open, a mapping of its values to numbers; where more are, a mapping of tuples.
+        number; where one is left open, a mapping of its values to numbers; where two are, a mapping of pairs.
         The same name and labels again replace the source (a reload has built a new object).
         """
         family = _family(name)
