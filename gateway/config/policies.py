@@ -30,8 +30,8 @@ class _Off(Enum):
 #: What stands in place of a policy's settings where the file says `NAME: off`.
 OFF: Final = _Off.OFF
 
-#: The place in the JSON Schema that `gateway.config.schema` fills with the registered policies.
-SCHEMA_REFERENCE = "#/$defs/policies"
+#: The title by which `gateway.config.schema` finds the places for the registered policies.
+SCHEMA_TITLE = "Policies by name"
 
 
 def is_off(value: Any) -> bool:
@@ -101,7 +101,7 @@ def _validate(value: Any, info: ValidationInfo) -> dict[str, Any]:
 Policies = Annotated[
     dict[str, Any],
     PlainValidator(_validate),
-    WithJsonSchema({"$ref": SCHEMA_REFERENCE}),
+    WithJsonSchema({"type": "object", "title": SCHEMA_TITLE}),
 ]
 """A mapping of policy name to an instance of the policy's `Config`, or to `OFF`.
 

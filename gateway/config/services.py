@@ -191,7 +191,7 @@ UpstreamUrl = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "title": "Upstream URL",
+            "title": "URL",
             "description": "Where the LMS listens: http://HOST[:PORT][/PATH], or unix:///PATH.sock.",
             "pattern": "^(https?|unix)://",
             "examples": ["http://127.0.0.1:9000", "unix:///run/lms.sock"],

@@ -282,7 +282,7 @@ HttpMethod = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "title": "HTTP method",
+            "title": "Method",
             "description": "An HTTP method in capitals; TRACE and CONNECT are refused everywhere.",
             "pattern": f"^{_METHOD}$",
             "examples": ["GET", "POST"],
