@@ -49,7 +49,7 @@ class Fields:
     `names` are the lower-case names written here, which replace an upstream's own.
     """
 
-    __slots__ = ("_combined", "_draft_03", "_draft_10", "_order", "_orders", "_policy", "names", "windows")
+    __slots__ = ("_combined", "_draft_03", "_draft_10", "_order", "_orders", "names", "windows")
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self.windows = tuple(windows)
@@ -64,14 +64,14 @@ class Fields:
         )
         members = [self.windows[index] for index in sorted(self._orders[DRAFT_10])]
         policy = ", ".join(f"{quoted(member.name)};q={member.limit};w={member.seconds}" for member in members)
-        self._policy = f"RateLimit-Policy: {policy}\r\n" if members else ""
+        # Templates are filled with `%`, so what is text in them says it twice.
+        line = f"RateLimit-Policy: {policy}\r\n".replace("%", "%%")
         self._draft_03 = tuple(
             f"RateLimit-Limit: {window.limit}\r\nRateLimit-Remaining: %d\r\nRateLimit-Reset: %d\r\n"
             for window in self.windows
         )
         self._draft_10 = tuple(
-            f"{self._policy}RateLimit: {quoted(window.name)};r=%d;t=%d\r\n".replace("%", "%%").replace("%%d", "%d")
-            for window in self.windows
+            f"{line}RateLimit: {quoted(window.name).replace('%', '%%')};r=%d;t=%d\r\n" for window in self.windows
         )
         same = self._orders[DRAFT_03] == self._orders[DRAFT_10]
         self._order = self._orders[DRAFT_03] if same else ()
