@@ -49,14 +49,14 @@ def _kind(node: Schema, definitions: Mapping[str, Schema]) -> str:
         return ", ".join(f"`{json.dumps(value) if value is False else value}`" for value in node["enum"])
     if "title" in node:
         return str(node["title"]) if node["title"] == "URL" else str(node["title"]).lower()
-    kind: Any = node.get("type", [])
-    if kind == "array":
+    types: Any = node.get("type", [])
+    if types == "array":
         return f"list of {_kind(node.get('items', {}), definitions) or 'values'}"
-    if kind == "object":
+    if types == "object":
         values = [node.get("additionalProperties"), *node.get("patternProperties", {}).values()]
         inner = [_kind(value, definitions) for value in values if isinstance(value, dict)]
         return f"mapping of {inner[0]}" if inner else "mapping"
-    return " or ".join(_KINDS.get(each, each) for each in ([kind] if isinstance(kind, str) else kind))
+    return " or ".join(_KINDS.get(each, each) for each in ([types] if isinstance(types, str) else types))
 
 
 def _default(name: str, node: Schema, required: list[str]) -> str:

@@ -37,8 +37,9 @@ work; tags do not. The file is UTF-8, one document, at most 64 levels deep.
 | `${file:PATH}` | a file's content, less its last line break (UTF-8, at most 1 MiB) |
 | `$${` | the two characters `${` |
 
-A relative PATH starts at the configuration's folder. What was filled in is text, and is read as a number or as `true` or `false` where the setting wants one. It is not
-looked into again, and it never appears in an error message. Inside `{…}` and `[…]` YAML wants quotes around it.
+A relative PATH starts at the configuration's folder. What was filled in is text, and is read as a number or as
+`true` or `false` where the setting wants one. It is not looked into again, and it never appears in an error message.
+Inside `{…}` and `[…]` YAML wants quotes around it.
 
 **Durations** have a unit: `500ms`, `5s`, `10m`, `1h`, `90d`; `0` needs none. **Sizes** are bytes: `4096`, `64KiB`,
 `1MB` (`K`, `M`, `G` are powers of 1000, `Ki`, `Mi`, `Gi` of 1024). **Rates** are `N/second`, `N/minute`, `N/hour`,
