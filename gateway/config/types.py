@@ -242,11 +242,13 @@ def _method(value: str) -> str:
     return value
 
 
+_WELL_NAMED = AfterValidator(
+    _matching(_NAME, "must be a name of 1 to 128 letters, digits and _ . ~ @ + : -, starting with no punctuation")
+)
+
 Name = Annotated[
     str,
-    AfterValidator(
-        _matching(_NAME, "must be a name of 1 to 128 letters, digits and _ . ~ @ + : -, starting with no punctuation")
-    ),
+    _WELL_NAMED,
     WithJsonSchema(
         {
             "type": "string",
@@ -327,15 +329,22 @@ def declared(kind: str, also: frozenset[str] = frozenset()) -> Callable[[str, Va
 
 def _reference_schema(kind: str, article: str) -> WithJsonSchema:
     return WithJsonSchema(
-        {"type": "string", "title": f"{kind} name", "description": f"The name of {article} {kind} of this file."}
+        {
+            "type": "string",
+            "title": f"{kind} name",
+            "description": f"The name of {article} {kind} of this file.",
+            "pattern": f"^{_NAME}$",
+        }
     )
 
 
-ConsumerName = Annotated[str, AfterValidator(declared("consumer")), _reference_schema("consumer", "a")]
+ConsumerName = Annotated[str, _WELL_NAMED, AfterValidator(declared("consumer")), _reference_schema("consumer", "a")]
 """The username of a consumer that the file declares; another one is an error."""
 
-OrganizationName = Annotated[str, AfterValidator(declared("organization")), _reference_schema("organization", "an")]
+OrganizationName = Annotated[
+    str, _WELL_NAMED, AfterValidator(declared("organization")), _reference_schema("organization", "an")
+]
 """The name of an organization that the file declares; another one is an error."""
 
-RouteName = Annotated[str, AfterValidator(declared("route")), _reference_schema("route", "a")]
+RouteName = Annotated[str, _WELL_NAMED, AfterValidator(declared("route")), _reference_schema("route", "a")]
 """The name of a route that the file declares; another one is an error."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.config.types import HeaderName, Name, Settings
+from gateway.config.types import ConsumerName, HeaderName, Settings
 from gateway.core.answers import (
     BAD_REQUEST,
     MALFORMED_TOKEN,
@@ -53,7 +53,7 @@ class AuthConfig(Settings):
         False, description="`auth: none`: the route is public; credentials pass to the upstream untouched."
     )
     any_of: tuple[Kind, ...] = Field((), description="The kinds of credential that the route takes.")
-    anonymous: Name | None = Field(
+    anonymous: ConsumerName | None = Field(
         None,
         description="The declared consumer that stands for a request without any credential.",
     )

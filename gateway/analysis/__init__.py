@@ -1,0 +1,1 @@
+"""What can be said about a configuration without sending a request: lints, tests, explanations."""

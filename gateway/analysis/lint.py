@@ -1,0 +1,103 @@
+"""Lints: what a configuration may say, but hardly means.
+
+Each rule yields located problems; none of them stops the gateway.  This room may look at policies by name
+(law 6 binds the path of a request, not advice about it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gateway.config.loader import Loaded
+from gateway.config.model import Config
+from gateway.config.policies import OFF, effective
+from gateway.config.problems import Path, Problem, listed
+from gateway.config.services import Route
+
+#: What a route takes besides its path and methods.
+_Conditions = tuple[frozenset[str], frozenset[tuple[str, tuple[str, ...]]], int]
+
+
+def _routes(config: Config) -> Iterator[tuple[Path, Route, dict[str, Any]]]:
+    """Every route with its path in the file and the settings that hold there, innermost, by policy."""
+    for service_number, service in enumerate(config.services):
+        for route_number, route in enumerate(service.routes):
+            holding = {name: entries[-1].config for name, entries in _effective(config, service, route).items()}
+            yield ("services", service_number, "routes", route_number), route, holding
+
+
+def _effective(config: Config, service: Any, route: Route) -> dict[str, Any]:
+    return dict(effective(config.levels(service, route)))
+
+
+def _allowed(acl: Any) -> frozenset[str]:
+    return frozenset(getattr(acl, "allow", None) or ())
+
+
+def _named(acl: Any) -> frozenset[str]:
+    return _allowed(acl) | frozenset(getattr(acl, "deny", None) or ())
+
+
+def _is_public(settings: dict[str, Any]) -> bool:
+    return bool(getattr(settings.get("auth"), "none", False))
+
+
+def shadowed_routes(config: Config) -> Iterator[Problem]:
+    """A route all of whose requests an earlier one takes, because it is written the same."""
+    seen: dict[tuple[str, _Conditions], list[tuple[frozenset[str], str]]] = {}
+    for path, route, _ in _routes(config):
+        headers = frozenset((name.lower(), values) for name, values in route.headers.items())
+        conditions: _Conditions = (frozenset(route.hosts), headers, route.regex_priority)
+        methods = frozenset(route.methods)
+        shadows: list[str] = []
+        for pattern in dict.fromkeys(route.paths or ("",)):
+            earlier = seen.setdefault((pattern, conditions), [])
+            # A route with methods has one kind of condition more than one without, so only alike ones compare.
+            by = [name for taken, name in earlier if bool(taken) == bool(methods) and methods <= taken]
+            shadows += by[:1] or [""]
+            earlier.append((methods, route.name))
+        if all(shadows):
+            names = listed(dict.fromkeys(shadows), "and")
+            yield Problem(path, f"can never match: {names}, written earlier, takes the same requests")
+
+
+def idle_consumers(config: Config) -> Iterator[Problem]:
+    """A consumer without groups where every route that is not public wants one."""
+    closed = [settings for _, _, settings in _routes(config) if not _is_public(settings)]
+    if not closed or not all(_allowed(settings.get("acl")) for settings in closed):
+        return
+    for number, consumer in enumerate(config.consumers):
+        if not consumer.groups:
+            yield Problem(("consumers", number), "is in no group, and every route that is not public wants one")
+
+
+def unknown_groups(config: Config) -> Iterator[Problem]:
+    """A group of a consumer that no acl names, although there are acls."""
+    named: set[str] = set()
+    for _, _, settings in _routes(config):
+        named |= _named(settings.get("acl"))
+    for number, consumer in enumerate(config.consumers if named else ()):
+        for place, group in enumerate(consumer.groups):
+            if group not in named:
+                yield Problem(("consumers", number, "groups", place), f"no acl names the group {group}")
+
+
+def public_with_acl(config: Config) -> Iterator[Problem]:
+    """A public route with an acl: nobody is known there, so nobody gets in."""
+    for path, _, settings in _routes(config):
+        if _is_public(settings) and settings.get("acl") not in (None, OFF):
+            yield Problem(path, "is public (auth: none) and has an acl, which refuses everybody")
+
+
+RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    shadowed_routes,
+    idle_consumers,
+    unknown_groups,
+    public_with_acl,
+)
+
+
+def lint(loaded: Loaded) -> list[str]:
+    """Every lint of a loaded configuration, as lines `FILE:LINE:COLUMN: key.path: text` in file order."""
+    return loaded.report(problem for rule in RULES for problem in rule(loaded.config))
