@@ -68,7 +68,8 @@ lock: ## Resolve the lock files anew
 	echo 'setuptools>=77' | $(COMPILE) - -c requirements-dev.lock -o requirements-build.lock
 
 docs: install ## Write the generated pages anew
-	$(BIN)/python -m gateway.config.docs
+	$(BIN)/python -m gateway.config.docs > docs/.CONFIGURATION.md
+	mv docs/.CONFIGURATION.md docs/CONFIGURATION.md
 
 clean: ## Remove what can be made again (data/ stays)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -30,8 +30,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "store": ("core",),
     "audit": ("core",),
     "telemetry": ("core",),
-    "build": ("core", "config", "routing", "registry", "snapshot"),
-    "reload": ("core", "config", "build", "snapshot", "registry"),
+    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1"),  # what a head may hold
+    "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
+    "analysis": ("core", "config", "routing", "registry", "snapshot", "build", "pipeline"),
+    "importers": ("core", "config"),
     "proxy": ("core", "pipeline", "snapshot", "telemetry"),
     "oauth": ("core", "config", "telemetry"),
     "admin": ("core", "config", "telemetry"),
