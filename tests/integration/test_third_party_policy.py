@@ -11,17 +11,18 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from gateway import registry
+from gateway import pipeline, registry
+from gateway.build import Ports, build
 from gateway.config.loader import load_bytes
-from gateway.config.policies import effective
 from gateway.core.answers import Answer
 from gateway.core.decision import ALLOW, Deny
 from gateway.core.errors import ConfigError
 from gateway.core.policy import Phase, Policy
-from tests.policies.helpers import decide, make_context, make_environment
+from tests.policies.helpers import make_context
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "POLICIES.md"
@@ -73,22 +74,23 @@ def test_it_is_registered_beside_ours(policies: Mapping[str, type[Policy]]) -> N
     assert Phase.IP_RESTRICTION < block.phase < Phase.AUTH
 
 
-@pytest.mark.parametrize(("client", "status"), [("127.0.0.1", 200), ("10.0.0.1", 403), ("8.8.8.8", 403)])
-def test_the_loader_takes_it_and_it_is_asked(
-    example: Path, policies: Mapping[str, type[Policy]], client: str, status: int
-) -> None:
+@pytest.mark.usefixtures("policies")
+@pytest.mark.parametrize(("client", "admitted"), [("127.0.0.1", True), ("10.0.0.1", False), ("8.8.8.8", False)])
+def test_the_gateway_takes_it_and_asks_it(example: Path, client: str, admitted: bool) -> None:
     path = example / "config.yaml"
-    config = load_bytes(path.read_bytes(), path).config
-    service = config.services[0]
-    route = service.routes[0]
-    entries = effective([("route", f"route:{route.name}", route.policies)])["block"]
-    (policy,) = policies["block"].assemble(entries, make_environment())
-    decision = decide(policy, make_context(client=client))
-    if status == 200:
+    snapshot = build(load_bytes(path.read_bytes(), path), Ports(Mock(), Mock(), Mock(), Mock()))
+    match = snapshot.match("GET", "gateway.example.org", "/lessons", {})
+    assert match is not None
+    route = match[0]
+    assert [policy.name for policy in route.policies] == ["block", "auth"]
+    context = make_context(client=client)
+    decision = pipeline.run(context, route)
+    if admitted:
         assert decision is ALLOW
     else:
         assert isinstance(decision, Deny)
         assert decision.answer == Answer(403, "Your network is blocked", "blocked_network")
+        assert context.decided_by == "block"
 
 
 @pytest.mark.usefixtures("policies")
