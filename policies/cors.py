@@ -37,10 +37,11 @@ _REPLACED = frozenset(
 )
 
 _VARY = (b"Vary", b"Origin")
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]*:[0-9a-f:.]*\])(?::(\d{1,5}))?")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]*:[0-9a-f:.]*\])(?::([0-9]{1,5}))?")
 #: Kong's rule: an entry with any other character is a regular expression.
 _PLAIN = re.compile(r"[A-Za-z0-9.:/-]*")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MEMO_LIMIT = 1024
 #: What may be repeated in an answer: visible ASCII, and spaces in a list of header names.
 _REPEATABLE_ORIGIN = re.compile(rb"[\x21-\x7e]{1,512}")
 _REPEATABLE_LIST = re.compile(rb"[\x20-\x7e]{1,4096}")
@@ -58,18 +59,36 @@ def _split_origin(text: str) -> tuple[str, str] | None:
     return f"{scheme}://{host}{suffix}", host
 
 
-@functools.lru_cache(maxsize=1024)
-def _compile(pattern: str) -> Any:
-    """A regular expression of Kong's, compiled by RE2 (linear time); raises ValueError.  Routes share it."""
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else error
-        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(f"{pattern!r} is no regular expression that RE2 takes: {text}") from None
+class _Pattern(dict[bytes, bool]):
+    """`pattern[origin]`: does a regular expression of Kong's match an origin (its host alone, if it holds no colon)?
+
+    Compiled by RE2 (linear time); raises ValueError.  Remembers up to 1,024 verdicts, then forgets them all.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        options = re2.Options()
+        options.log_errors = False
+        options.never_capture = True
+        try:
+            self._compiled = re2.compile(text, options)
+        except re2.error as error:
+            reason = error.args[0] if error.args else error
+            shown = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+            raise ValueError(f"{text!r} is no regular expression that RE2 takes: {shown}") from None
+        self._of_host = ":" not in text
+
+    def __missing__(self, origin: bytes) -> bool:
+        parts = _split_origin(origin.decode("ascii"))
+        verdict = parts is not None and self._compiled.fullmatch(parts[1 if self._of_host else 0]) is not None
+        if len(self) >= _MEMO_LIMIT:
+            self.clear()
+        self[origin] = verdict
+        return verdict
+
+
+#: One a text: routes that inherit the same settings share it.
+_pattern = functools.lru_cache(maxsize=1024)(_Pattern)
 
 
 def _origin(value: str) -> str:
@@ -83,7 +102,7 @@ def _origin(value: str) -> str:
             f"{value!r} must be *, an origin such as https://learn.example.org, "
             r"or a regular expression such as https://.*\.example\.org"
         )
-    _compile(value)
+    _pattern(value)
     return value
 
 
@@ -180,11 +199,8 @@ class Cors(Policy):
         self._any = "*" in origins
         self._credentials = config.credentials
         self._continue = config.preflight_continue
-        literals = [origin for origin in origins if _split_origin(origin) is not None]
-        # `(pattern, whether of the host alone)`.
-        self._patterns = [
-            (_compile(origin), ":" not in origin) for origin in origins if origin != "*" and origin not in literals
-        ]
+        literals = [origin.encode("ascii") for origin in origins if _split_origin(origin) is not None]
+        self._patterns = [_pattern(origin) for origin in origins if origin != "*" and _split_origin(origin) is None]
         self._exposed: Headers = (
             ((b"Access-Control-Expose-Headers", _joined(config.exposed_headers)),) if config.exposed_headers else ()
         )
@@ -193,10 +209,11 @@ class Cors(Policy):
         if self._any and not self._credentials:
             self._constant = ((b"Access-Control-Allow-Origin", b"*"),)
         elif not self._any and len(literals) == 1 and not self._patterns:
-            self._constant = (_VARY, *self._permission(literals[0].encode("ascii")))
+            self._constant = (_VARY, *self._permission(literals[0]))
         self._constant_lines = _lines((*self._constant, *self._exposed)) if self._constant is not None else b""
-        self._permissions = {
-            origin: self._permission(origin) for origin in (literal.encode("ascii") for literal in literals)
+        self._permissions = {literal: self._permission(literal) for literal in literals}
+        self._known_lines = {
+            origin: _lines((_VARY, *self._allowed(origin), *self._exposed)) for origin in (None, *literals)
         }
         self._allow_methods = (b"Access-Control-Allow-Methods", _joined(config.methods))
         self._allow_headers = _joined(config.headers)
@@ -216,7 +233,10 @@ class Cors(Policy):
         if self._constant is not None:
             context.answer_lines.append(self._constant_lines)
         else:
-            context.answer_lines.append(_lines((_VARY, *self._allowed(origin), *self._exposed)))
+            lines = self._known_lines.get(origin)
+            if lines is None:
+                lines = _lines((_VARY, *self._allowed(origin), *self._exposed))
+            context.answer_lines.append(lines)
         context.replaced += (_REPLACED,)
         return ALLOW
 
@@ -237,15 +257,11 @@ class Cors(Policy):
             return ()
         if self._any:
             return self._permission(origin)
-        parts = _split_origin(origin.decode("ascii"))
-        if parts is None:
-            return ()
-        whole, host = parts
-        if whole.encode("ascii") in self._permissions:
+        if any(pattern[origin] for pattern in self._patterns):
             return self._permission(origin)
-        for pattern, of_host in self._patterns:
-            if pattern.fullmatch(host if of_host else whole) is not None:
-                return self._permission(origin)
+        parts = _split_origin(origin.decode("ascii"))
+        if parts is not None and parts[0].encode("ascii") in self._permissions:
+            return self._permission(origin)
         return ()
 
     def _preflight(self, origin: bytes, index: dict[bytes, bytes]) -> Headers:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.core.decision import ALLOW, Reply
+from policies import cors
 from policies.cors import Cors
 from tests.policies.helpers import answer_lines, decide, make_context, make_policy
 
@@ -151,12 +152,25 @@ def test_a_preflight_may_be_left_to_the_upstream() -> None:
     assert not context.replaced
 
 
+def test_a_flood_of_origins_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cors, "_MEMO_LIMIT", 8)
+    policy = make_policy(Cors, {"origins": [r"https://[a-z0-9]+\.flood\.test"]})
+    pattern = cors._pattern(r"https://[a-z0-9]+\.flood\.test")
+    for number in range(50):
+        origin = f"https://h{number}.flood.test"
+        context = make_context(headers={"Origin": origin})
+        decide(policy, context)
+        assert answer_lines(context) == [VARY, allow(origin)]
+        assert len(pattern) <= 8
+
+
 @pytest.mark.parametrize(
     ("config", "fault"),
     [
         ({"origins": ["learn.example.org"]}, "an origin such as https://learn.example.org"),
         ({"origins": ["https://learn.example.org/path"]}, "an origin such as"),
         ({"origins": [""]}, "an origin such as"),
+        ({"origins": ["https://x.test:\u0663("]}, "no regular expression that RE2 takes"),
         ({"origins": [r"https://(?!evil)\.example\.org"]}, "no regular expression that RE2 takes"),
         ({"origins": ["https://[.example.org"]}, "no regular expression that RE2 takes"),
         ({"origins": "*"}, "valid tuple"),
