@@ -22,10 +22,11 @@ _PUBLIC_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made: `key` is `<public>.<secret>` and is shown once."""
+    """A key just made: `key` is `<public>.<secret>` and is shown once, `secret_hash` is what is kept."""
 
     public: str
     secret: bytes = field(repr=False)
+    secret_hash: str = field(default="", repr=False)
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from gateway.credentials.guesses import Guesses, network
 from gateway.credentials.hashing import Hasher, dummy_hash, wait
 from gateway.credentials.jobs import Job, Jobs, Outcome, overloaded
 from gateway.credentials.memory import FOREVER, Entry, Memory
+from gateway.credentials.mint import NewKey, mint_key
 from gateway.credentials.parse import Prefixes, parse_token
 
 if TYPE_CHECKING:
@@ -123,6 +124,11 @@ class Verifier:
             return self._declared.consumers.get(identity.consumer.username) == identity.consumer
         entry = self.memory.entry_of(credential.id)
         return entry is not None and entry.answer is identity and now < entry.expires_at
+
+    async def make_key(self) -> NewKey:
+        """A new key under the rules in force, with its hash.  Raises `OverloadError`."""
+        made = mint_key(self._rules.prefixes)
+        return replace(made, secret_hash=await wait(self._hasher.hash(made.secret, self._rules.bcrypt_rounds)))
 
     # ── what changes ────────────────────────────────────────────────────────────────────────────
 

@@ -57,8 +57,9 @@ class Changes:
         return self._seq
 
     def subscribe(self, listener: Callable[[str, str], None]) -> None:
-        """Call `listener(kind, name)` for each change from now on, on the loop's thread."""
-        self._listeners.append(listener)
+        """Call `listener(kind, name)` for each change from now on; giving it again changes nothing."""
+        if listener not in self._listeners:
+            self._listeners.append(listener)
 
     async def start(self) -> None:
         """Begin at the newest change; what came before is in the rows themselves."""

@@ -1,4 +1,4 @@
-"""Where the embedded store lies, and the lock of its folder.  Imports no database: commands that only look need none."""
+"""Where the embedded store lies, and the lock of its folder.  Imports no database: who only looks needs none."""
 
 from __future__ import annotations
 
