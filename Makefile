@@ -70,6 +70,8 @@ lock: ## Resolve the lock files anew
 docs: install ## Write the generated pages anew
 	$(BIN)/python -m gateway.config.docs > docs/.CONFIGURATION.md
 	mv docs/.CONFIGURATION.md docs/CONFIGURATION.md
+	$(BIN)/postern schema > docs/.config.schema.json
+	mv docs/.config.schema.json docs/config.schema.json
 
 clean: ## Remove what can be made again (data/ stays)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
