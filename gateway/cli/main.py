@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Protocol
 
 import typer
 
-from gateway.cli import version
+from gateway.cli import check, keys, migrate, run, schema, version
 from gateway.core.errors import ConfigError, ConflictError, InvalidInputError, NotFoundError, PosternError
 
 
@@ -27,12 +25,8 @@ class Command(Protocol):
         ...
 
 
-# Static imports follow once every module is there.
-COMMANDS: tuple[Command, ...] = tuple(
-    import_module(f"gateway.cli.{name}")
-    for name in ("run", "check", "keys", "schema", "migrate", "version")
-    if find_spec(f"gateway.cli.{name}")
-)
+#: In the order in which `--help` lists them.
+COMMANDS: tuple[Command, ...] = (run, check, keys, schema, migrate, version)
 
 #: Exit statuses of contract §5, and those of a shell for an interrupted command.
 GOOD, CHECK_FAILED, BAD_INPUT, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130

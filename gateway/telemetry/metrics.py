@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
 
-#: What a gauge's source returns: a number, or numbers by the label values that were left open.
+#: What a gauge's source returns: a number, or numbers by the values of one label or of two.
 Pulled = float | Mapping[str, float] | Mapping[tuple[str, str], float]
 
 #: Upper bounds of the histograms' buckets, in seconds; one more bucket holds what took longer.
@@ -223,7 +223,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], RouteStats] = {}
-        self._sources: dict[tuple[str, Labels], Callable[[], Pulled]] = {}
+        self._sources: dict[str, Callable[[], Pulled]] = {}
         self._values: dict[str, dict[Labels, float]] = {}
         self._process: tuple[Collector, ...] = (ProcessCollector(registry=None), PlatformCollector(registry=None))
 
@@ -236,16 +236,15 @@ class Metrics:
         return stats
 
     def gauge(self, name: str, labels: Labels, source: Callable[[], Pulled]) -> None:
-        """Have values asked for at each scrape, in a plain call on the event loop.
+        """Have a family's values asked for at each scrape, in a plain call on the event loop.
 
-        `labels` are the values of the family's first labels.  Where they are all of them, `source` returns a
-        number; where one is left open, a mapping of its values to numbers; where two are, a mapping of pairs.
-        The same name and labels again replace the source (a reload has built a new object).
+        `labels` are the family's label names.  Without any, `source` returns a number; with one, a mapping of
+        its values to numbers; with two, a mapping of pairs.  A second source of a family replaces the first.
         """
         family = _family(name)
-        if family.kind is Kind.HISTOGRAM or len(labels) > len(family.labels):
+        if family.kind is Kind.HISTOGRAM or labels != family.labels:
             raise ValueError(f"{name} cannot be pulled with the labels {labels!r}")
-        self._sources[name, labels] = source
+        self._sources[name] = source
 
     def set(self, name: str, value: float, labels: Labels = ()) -> None:
         """Set one value of a gauge that nobody pulls."""
@@ -270,8 +269,8 @@ class Metrics:
             stats.read_into(reading)
         for name, values in self._values.items():
             reading.values[name].update(values)
-        for (name, labels), source in self._sources.items():
-            reading.values[name].update(_pulled(labels, source()))
+        for name, source in self._sources.items():
+            reading.values[name].update(_pulled(source()))
         return reading
 
     def render(self, reading: Reading, accept: str) -> tuple[bytes, str]:
@@ -315,6 +314,8 @@ def _metric(family: Family, reading: Reading) -> Metric:
     library = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
     metric = library(family.name, family.help, labels=family.labels)
     for labels, value in samples.items():
+        if len(labels) != len(family.labels):
+            raise ValueError(f"{family.name} has the labels {family.labels!r}, not {labels!r}")
         metric.add_metric(labels, value)
     return metric
 
@@ -326,10 +327,10 @@ def _summed(counts: Sequence[int]) -> Iterator[float]:
         yield total
 
 
-def _pulled(labels: Labels, value: Pulled) -> dict[Labels, float]:
+def _pulled(value: Pulled) -> dict[Labels, float]:
     if isinstance(value, Mapping):
-        return {(*labels, *((rest,) if isinstance(rest, str) else rest)): number for rest, number in value.items()}
-    return {labels: value}
+        return {(labels,) if isinstance(labels, str) else labels: number for labels, number in value.items()}
+    return {(): value}
 
 
 def _family(name: str) -> Family:

@@ -170,7 +170,7 @@ def test_printing_a_version_loads_nothing_heavy() -> None:
         "import sys\n"
         "from gateway.cli.main import main\n"
         "main(['version'])\n"
-        "heavy = {'aiohttp', 'alembic', 'asyncio', 'prometheus_client', 'rich', 'sqlalchemy', 'structlog', 'uvloop'}\n"
+        "heavy = {'aiohttp', 'alembic', 'prometheus_client', 'rich', 'sqlalchemy', 'structlog', 'uvloop'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     out, err = start(program=program).communicate(timeout=60)

@@ -45,11 +45,12 @@ def busy() -> Metrics:
     stats = metrics.route("lms", "read")
     stats.observe("GET", 200, 0.002, 0.001)
     stats.denied("acl", "acl")
-    metrics.gauge("postern_credential_cache_total", (), lambda: {"hit": 3, "miss": 1})
+    metrics.gauge("postern_credential_cache_total", ("result",), lambda: {"hit": 3, "miss": 1})
     metrics.gauge("postern_bcrypt_queue", (), lambda: 2)
-    metrics.gauge("postern_connections", ("downstream",), lambda: {"active": 1, "idle": 4})
-    metrics.gauge("postern_connections", ("upstream", "idle"), lambda: 5)
-    metrics.gauge("postern_upstream_target_healthy", (), lambda: {("lms", "http://127.0.0.1:9000"): True})
+    connections = {("downstream", "active"): 1, ("downstream", "idle"): 4, ("upstream", "idle"): 5}
+    metrics.gauge("postern_connections", ("side", "state"), lambda: connections)
+    targets = {("lms", "http://127.0.0.1:9000"): True}
+    metrics.gauge("postern_upstream_target_healthy", ("service", "target"), lambda: targets)
     metrics.gauge("postern_store_up", (), lambda: True)
     metrics.gauge("postern_counters_up", (), lambda: False)
     metrics.set("postern_revocation_lag_seconds", 0.25)
@@ -212,6 +213,13 @@ def test_what_is_not_in_the_table_cannot_be_exposed(name: str, labels: tuple[str
         metrics.gauge(name, labels, lambda: 1)
     with pytest.raises(ValueError, match=name):
         metrics.set(name, 1, labels)
+
+
+def test_a_source_that_leaves_a_label_out_is_found_out() -> None:
+    metrics = Metrics()
+    metrics.gauge("postern_connections", ("side", "state"), lambda: {"active": 1})
+    with pytest.raises(ValueError, match="postern_connections has the labels"):
+        metrics.render(metrics.read(), "")
 
 
 def test_label_values_are_escaped() -> None:
