@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -108,12 +112,30 @@ def test_the_image_starts_the_gateway_itself_so_that_it_gets_the_signals() -> No
     assert stage["STOPSIGNAL"] == "SIGTERM"
 
 
-def test_the_image_asks_the_gateway_whether_it_is_ready() -> None:
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (0, False)])
+def test_the_image_asks_the_gateway_whether_it_is_ready(status: int, healthy: bool) -> None:
     check = final_stage()["HEALTHCHECK"]
     command = json.loads(check[check.index("CMD ") + 4 :])
     assert command[:2] == ["python", "-c"]
-    assert "http://127.0.0.1:8007/status/ready" in command[2]
-    compile(command[2], "HEALTHCHECK", "exec")
+
+    class Status(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/status/ready" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the base's name
+            """Nothing to say."""
+
+    with HTTPServer(("127.0.0.1", 0), Status) as server:
+        program = command[2].replace("127.0.0.1:8007", f"127.0.0.1:{server.server_port}")
+        assert program != command[2]
+        if status:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()  # nobody listens
+        environment = {**os.environ, "http_proxy": "http://127.0.0.1:1"}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (done.returncode == 0) is healthy
 
 
 def test_the_image_writes_in_its_volume_alone() -> None:
