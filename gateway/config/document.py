@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -274,7 +274,23 @@ class _Builder:
                         frame.position.below[key] = position.below[key]
 
 
-def _syntax(error: yaml.YAMLError, line: str) -> str:
+class _End(NamedTuple):
+    """The end of the text, as a mark."""
+
+    line: int
+    column: int
+
+
+def _within(text: str, mark: Any) -> Any:
+    """The mark, or the end of the text's last line where libyaml points behind it."""
+    lines = text.splitlines()
+    if mark is None or mark.line < len(lines) or not lines:
+        return mark
+    return _End(len(lines) - 1, len(lines[-1]))
+
+
+def _syntax(error: yaml.YAMLError, text: str, mark: Any) -> str:
+    line = "" if mark is None else next(islice(text.splitlines(), mark.line, None), "")
     problem = str(getattr(error, "problem", None) or "is not YAML")
     if "${" in line and problem.startswith("did not find expected"):
         problem = "inside {…} and […] a value with ${…} wants quotes"
@@ -326,9 +342,8 @@ def parse(content: bytes, interpolator: Interpolator | None = None) -> Document:
         document.complete = False
     except yaml.YAMLError as error:
         document.complete = False
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = "" if mark is None else next(islice(text.splitlines(), mark.line, None), "")
-        builder.complain(mark, _syntax(error, line))
+        mark = _within(text, getattr(error, "problem_mark", None) or getattr(error, "context_mark", None))
+        builder.complain(mark, _syntax(error, text, mark))
     finally:
         loader.dispose()
     return document

@@ -68,7 +68,13 @@ def _validate_one(name: str, value: Any, policies: Mapping[str, type[Policy]], c
     if value is None:
         text = "is empty; write {} for the policy's defaults, or off"
         raise PydanticCustomError("empty", "{text}", {"text": text})
-    return adapter(policy).validate_python(value, context=context)
+    try:
+        return adapter(policy).validate_python(value, context=context)
+    except (ValidationError, PydanticCustomError):
+        raise
+    except Exception as error:  # a third party's validator may raise anything
+        text = f"the policy {name} cannot judge its settings: {type(error).__name__}"
+        raise PydanticCustomError("broken_policy", "{text}", {"text": text}) from error
 
 
 def _nested(name: str, error: ValidationError, value: Any) -> Iterator[InitErrorDetails]:

@@ -108,7 +108,7 @@ def format_duration(seconds: float) -> str:
     if seconds == 0:
         return "0s"
     scale = [("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)]
-    return _shortest(seconds, scale) or f"{seconds * 1000:.10g}ms"
+    return _shortest(seconds, scale) or f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
 
 
 def format_size(size: int) -> str:

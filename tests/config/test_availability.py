@@ -1,0 +1,45 @@
+"""What is not there yet is refused, never accepted silently."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.config.availability import GATES, LATER_POLICIES
+from tests.config.fakes import load_text, problems
+
+SERVICE = "services: [{name: s, %s}]"
+CASES = {
+    "workers": "workers: auto",
+    "store": "store: postgresql://u:p@h/d\nsecret_key: " + "s" * 32,
+    "counters": "counters: redis://localhost:6379/0",
+    "audit": "audit: {requests: none}",
+    "oauth": "oauth: {issuer: https://learn.example.org}",
+    "issuers": "issuers: [{issuer: https://sso.example.org, audience: [lms]}]",
+    "clients": "consumers: [{username: a}]\n"
+    "clients: [{client_id: c, name: c, consumer: a, grant_types: [refresh_token], confidential: false}]",
+    "self_service": "self_service: {}",
+    "services[].url": SERVICE % "url: https://x",
+    "services[].targets[].url": SERVICE % "targets: [{url: https://x}]",
+    "services[].targets": SERVICE % "targets: [{url: http://x}, {url: http://y}]",
+    "services[].balance": SERVICE % "url: http://x, balance: round-robin",
+    "services[].health": SERVICE % "url: http://x, health: {}",
+}
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.path)
+def test_gates(gate: object) -> None:
+    path = getattr(gate, "path", "")
+    (line,) = problems(CASES[path])
+    assert f"{path.replace('[]', '[0]')}: " in line
+    assert line.endswith(" is not available yet")
+
+
+@pytest.mark.parametrize("name", sorted(LATER_POLICIES))
+def test_policies(name: str) -> None:
+    (line,) = problems(f"policies: {{{name}: {{}}}}")
+    assert line == f"1:12: policies.{name}: the policy {name} is not available yet"
+
+
+def test_what_means_the_same_as_leaving_it_out_is_accepted() -> None:
+    text = "workers: 1\nstore: sqlite:///x.db\ncounters: memory://\nissuers: []\nclients: []\noauth: null\nadmin: {}\n"
+    load_text(text + SERVICE % "targets: [{url: http://x}], tls_verify: false")
