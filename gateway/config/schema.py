@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -34,16 +35,30 @@ class _Generator(GenerateJsonSchema):
         model = schema["cls"]
         if "properties" not in generated:
             return generated
-        with warnings.catch_warnings():
-            # Required fields are missing in what is dumped here.
-            warnings.simplefilter("ignore")
-            defaults = model.model_construct().model_dump(mode="json", by_alias=True)
+        defaults = _defaults(model)
         for name, described in generated["properties"].items():
             if "default" in described:
                 described["default"] = defaults.get(name)
                 if described["default"] is None:
                     del described["default"]
         return generated
+
+
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's defaults as the file would write them; no validator of the model runs."""
+    values = {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    }
+    instance = model.__new__(model)
+    state = {"__dict__": values, "__pydantic_fields_set__": set(values), "__pydantic_extra__": None}
+    for name, value in {**state, "__pydantic_private__": None}.items():
+        object.__setattr__(instance, name, value)
+    with warnings.catch_warnings():
+        # Required fields are missing in what is dumped here.
+        warnings.simplefilter("ignore")
+        return instance.model_dump(mode="json", by_alias=True)
 
 
 def policy_schema(name: str, policy: type[Policy]) -> tuple[dict[str, Any], dict[str, Any]]:

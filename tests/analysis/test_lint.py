@@ -1,0 +1,75 @@
+"""Lints: what a configuration may say, but hardly means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.analysis.lint import lint
+from gateway.config.loader import load, load_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "auth: {any_of: [api-key]}"
+
+
+def lints(text: str) -> list[str]:
+    return lint(load_bytes(text.encode(), Path("c.yaml"), environ={}))
+
+
+def routes(*entries: str, more: str = "") -> str:
+    lines = "".join(f"      - {{{entry}}}\n" for entry in entries)
+    return f"policies: {{{KEY}}}\nservices:\n  - name: s\n    url: http://x\n    routes:\n{lines}{more}"
+
+
+def test_the_shipped_file_has_none() -> None:
+    assert lint(load(ROOT / "config.yaml", environ={})) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shadowed"),
+    [
+        ("paths: [/a]", "paths: [/a]", True),
+        ("paths: [/a, /b]", "paths: [/b]", True),
+        ("paths: [/a]", "paths: [/a, /b]", False),
+        ("paths: [/a]", "paths: [/a/b]", False),
+        ("", "", True),
+        ("paths: [/a], methods: [GET, POST]", "paths: [/a], methods: [GET]", True),
+        ("paths: [/a], methods: [GET]", "paths: [/a], methods: [GET, POST]", False),
+        ("paths: [/a]", "paths: [/a], methods: [GET]", False),  # a condition more: it is asked first
+        ("paths: [/a], methods: [GET]", "paths: [/a]", False),
+        ("paths: [/a], hosts: [h]", "paths: [/a], hosts: [H]", True),
+        ("paths: [/a], hosts: [h]", "paths: [/a]", False),
+        ("paths: [/a], headers: {X-A: b}", "paths: [/a], headers: {x-a: [b]}", True),
+        ("paths: [~/a]", "paths: [~/a], regex_priority: 1", False),
+    ],
+)
+def test_shadowed_routes(first: str, second: str, shadowed: bool) -> None:
+    found = lints(routes(*(f"name: {name}, {match}" for name, match in (("one", first), ("two", second)))))
+    expected = "c.yaml:7:9: services[0].routes[1]: can never match: one, written earlier, takes the same requests"
+    assert found == ([expected] if shadowed else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            routes("name: r, policies: {acl: {allow: [a]}}", more="consumers: [{username: idle}]"),
+            ["c.yaml:7:13: consumers[0]: is in no group, and every route that is not public wants one"],
+        ),
+        (routes("name: r, policies: {acl: {deny: [a]}}", more="consumers: [{username: idle}]"), []),
+        (routes("name: r", more="consumers: [{username: idle}]"), []),
+        (
+            routes("name: r, policies: {acl: {allow: [a]}}", more="consumers: [{username: u, groups: [a, b]}]"),
+            ["c.yaml:7:39: consumers[0].groups[1]: no acl names the group b"],
+        ),
+        (routes("name: r", more="consumers: [{username: u, groups: [a]}]"), []),
+        (
+            routes("name: r, policies: {auth: none, acl: {allow: [a]}}"),
+            ["c.yaml:6:9: services[0].routes[0]: is public (auth: none) and has an acl, which refuses everybody"],
+        ),
+        (routes("name: r, policies: {auth: none, acl: off}"), []),
+    ],
+)
+def test_groups(text: str, expected: list[str]) -> None:
+    assert lints(text) == expected
