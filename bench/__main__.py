@@ -89,6 +89,8 @@ def _start_all(
                 running.append(measure.start(contestant, Site(place, port, keys, outsider), cores))
                 print(f"{contestant.name:18} {running[-1].launch.version} is ready", flush=True)
             except (Unavailable, BenchError) as error:
+                if contestant in peer_postern.CONTESTANTS:
+                    raise BenchError(f"{contestant.name}: {error}") from None
                 missing[contestant.name] = str(error)
                 print(f"{contestant.name:18} is missing: {error}", flush=True)
     except BaseException:
@@ -135,7 +137,6 @@ def _run(options: argparse.Namespace) -> Report:
     cores = measure.Cores.choose()
     if shutil.which("wrk") is None:
         raise BenchError("wrk is not installed (Debian: wrk)")
-    # Each contestant drops to no other user: what it writes lies in a folder of this run alone.
     with tempfile.TemporaryDirectory(prefix="postern-bench-") as name:
         folder = Path(name)
         place = folder / "upstream"

@@ -121,7 +121,7 @@ class Program:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
                 return time.monotonic() - began
             time.sleep(0.02)
-        raise BenchError(f"{self.process.args!r} does not serve port {port}:\n{self.complaint()}")
+        raise BenchError(f"it does not serve its port; it said: {self.complaint()}")
 
     def complaint(self) -> str:
         """The end of what it printed."""
@@ -129,7 +129,7 @@ class Program:
         for path in (self.output, self.output.parent / f"{self.output.name}.err"):
             if path.exists():
                 said += path.read_text(errors="replace")[-1500:]
-        return said
+        return said.strip() or "nothing"
 
     @property
     def tree(self) -> list[int]:
