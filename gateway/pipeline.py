@@ -117,5 +117,3 @@ def _fault(context: Context, route: Route, error: BaseException | None = None) -
                exc_info=error if error is not None else True)  # fmt: skip
     context.decided_by = "fault"
     return Deny(INTERNAL_ERROR)
-
-

@@ -37,7 +37,7 @@ class Context:
     * `method` - as sent, for example "GET"; `path` - the canonical path (`gateway.core.path`), ASCII;
       `query` - the bytes after "?", b"" where there are none; `host` - lower case without the port;
       `scheme` - "http" or "https".
-    * `fields` - every header in order as `(name, value)`; `index` - lower-case name to value, several
+    * `lines` - every header line as it came, without its end; `fields` - the same as `(name, value)`; `index` - lower-case name to value, several
       fields of one name joined with ", " (RFC 9110 §5.3); `repeated` - the names that came more than once.
     * `client` - the client's address as text, found through trusted proxies; `arrived` - the injected
       monotonic clock at the head's arrival, in nanoseconds; `now` - Unix seconds at that moment.
@@ -67,13 +67,13 @@ class Context:
         "content_length",
         "counted",
         "decided_by",
-        "fields",
         "granted",
         "hidden",
         "hidden_query",
         "host",
         "identity",
         "index",
+        "lines",
         "method",
         "now",
         "path",
@@ -93,7 +93,7 @@ class Context:
         query: bytes,
         host: str,
         scheme: str,
-        fields: list[tuple[bytes, bytes]],
+        lines: list[bytes],
         index: dict[bytes, bytes],
         repeated: frozenset[bytes],
         client: str,
@@ -107,7 +107,7 @@ class Context:
         self.query = query
         self.host = host
         self.scheme = scheme
-        self.fields = fields
+        self.lines = lines
         self.index = index
         self.repeated = repeated
         self.client = client
@@ -127,6 +127,16 @@ class Context:
         self.counted: Any = None
         self.granted: object = None
         self.decided_by = ""
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Every header in order, as `(name, value)`."""
+        return split_fields(self.lines)
+
+
+def split_fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Header lines as `(name, value)`, white space around values left out (RFC 9112 §5)."""
+    return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
 
 
 NOTHING_REPEATED: frozenset[bytes] = frozenset()

@@ -22,6 +22,8 @@ class Kind(IntEnum):
     TRUSTED = 3
     #: Framing and routing: rewritten by the data plane (Host, Content-Length, Transfer-Encoding, Expect, Via …).
     OWN = 4
+    #: Where credentials usually travel: forwarded unless a policy hides it.
+    CREDENTIAL = 5
 
 
 HOP_BY_HOP = frozenset(
@@ -93,6 +95,9 @@ OWN = frozenset(
     }
 )
 
+#: The usual carriers of credentials.
+CREDENTIALS = frozenset({b"authorization", b"apikey", b"x-api-key"})
+
 #: A CGI server makes HTTP_PROXY of it (httpoxy, CVE-2016-5385); no client has a use for it.
 _NEVER = frozenset({b"proxy"})
 
@@ -123,20 +128,51 @@ def classify(name: bytes) -> Kind:
         if lower != folded:
             return Kind.IDENTITY
         return Kind.OWN if folded in OWN else Kind.HOP
-    return Kind.FORWARD
+    return Kind.CREDENTIAL if lower in CREDENTIALS else Kind.FORWARD
 
 
-class NameMemo(dict[bytes, tuple[Kind, bytes]]):
+class NameMemo(dict[bytes, tuple[int, bytes]]):
     """`memo[name]` is `(kind, lower-case name)`; remembers up to 4,096 spellings, computes the rest."""
 
-    def __missing__(self, name: bytes) -> tuple[Kind, bytes]:
-        entry = (classify(name), name.lower())
+    def __missing__(self, name: bytes) -> tuple[int, bytes]:
+        entry = (int(classify(name)), name.lower())
         if len(self) < _MEMO_LIMIT:
             self[name] = entry
         return entry
 
 
 REQUEST_NAMES = NameMemo()
+
+
+class ResponseMemo(dict[bytes, bytes | None]):
+    """`memo[name]` is the lower-case name of a response header that may have to go, None for one that passes.
+
+    What may have to go: this hop's own fields, framing, and whatever names policies replace (`watch`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watched = RESPONSE_DROP
+
+    def knows(self, names: frozenset[bytes]) -> bool:
+        """Are these told apart already?"""
+        return names <= self._watched
+
+    def watch(self, names: frozenset[bytes]) -> None:
+        """From now on tell these names apart, too."""
+        if not names <= self._watched:
+            self._watched |= names
+            self.clear()
+
+    def __missing__(self, name: bytes) -> bytes | None:
+        lower = name.lower()
+        found = lower if lower in self._watched else None
+        if len(self) < _MEMO_LIMIT:
+            self[name] = found
+        return found
+
+
+RESPONSE_NAMES = ResponseMemo()
 
 
 class LowerMemo(dict[bytes, bytes]):

@@ -12,14 +12,13 @@ import asyncio
 import logging
 import socket
 import struct
-from enum import IntEnum
 from time import monotonic_ns
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.proxy import messages
-from gateway.proxy.exchange import Exchange, State
+from gateway.proxy.exchange import RESPONDING, Exchange
 from gateway.proxy.http1 import END, Refused, RequestHead, find_end, parse_request
 from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
 
@@ -41,11 +40,11 @@ _MAX_EMPTY_LINES = 4
 _RESET = struct.pack("ii", 1, 0)
 
 
-class Life(IntEnum):
-    OPEN = 0
-    LINGERING = 1
-    CLOSING = 2
-    CLOSED = 3
+#: The states; plain numbers for the same reason as in `exchange`.
+OPEN: Final = 0
+LINGERING: Final = 1
+CLOSING: Final = 2
+CLOSED: Final = 3
 
 
 class Downstream(asyncio.Protocol):
@@ -58,7 +57,7 @@ class Downstream(asyncio.Protocol):
         self._plane = plane
         self._scheme = scheme
         self._inbox = b""
-        self._life = Life.OPEN
+        self._life = OPEN
         self._pumping = False
         self._paused = False
         self._blocked = False
@@ -98,7 +97,7 @@ class Downstream(asyncio.Protocol):
             if len(self._inbox) > INBOX:
                 self.pause()
             return
-        if self._life != Life.OPEN:
+        if self._life != OPEN:
             self._lingered += len(data)
             if self._lingered > LINGER_BYTES:
                 self.reset()
@@ -108,7 +107,7 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         exchange = self.exchange
-        if self._life != Life.OPEN or exchange is None:
+        if self._life != OPEN or exchange is None:
             return False
         if exchange.reader is not None and not exchange.reader.done:
             exchange.client_gone()
@@ -122,7 +121,7 @@ class Downstream(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._life = Life.CLOSED
+        self._life = CLOSED
         self._plane.downstreams.discard(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -136,7 +135,7 @@ class Downstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._life == Life.OPEN:
+        if self._life == OPEN:
             self.deadline = 0
         if self.exchange is not None:
             self.exchange.download_flowing()
@@ -149,7 +148,7 @@ class Downstream(asyncio.Protocol):
             return
         self._pumping = True
         plane = self._plane
-        while self.exchange is None and self._inbox and self._life == Life.OPEN:
+        while self.exchange is None and self._inbox and self._life == OPEN:
             inbox = self._inbox
             limits = plane.snapshot.limits
             if inbox[0] == 0x0D:
@@ -178,9 +177,12 @@ class Downstream(asyncio.Protocol):
                 break
             self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
             exchange = self.exchange = Exchange(self, plane, head)
-            exchange.begin()
+            try:
+                exchange.begin()
+            except Exception as error:  # a defect of ours: the client gets a 500, never silence
+                exchange.crashed(error)
         self._pumping = False
-        if self.exchange is None and self._life == Life.OPEN:
+        if self.exchange is None and self._life == OPEN:
             self.deadline = monotonic_ns() + plane.snapshot.timeouts.idle
 
     def _waiting_idle(self) -> bool:
@@ -195,9 +197,7 @@ class Downstream(asyncio.Protocol):
         self._inbox = inbox
         return inbox
 
-    def _reject(
-        self, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = (), detail: str = ""
-    ) -> None:
+    def _reject(self, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = (), detail: str = "") -> None:
         """Answer what never became a request, and close."""
         plane = self._plane
         request_id = plane.request_id()
@@ -234,19 +234,19 @@ class Downstream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send to the client; dropped when it is gone."""
-        if self._life < Life.CLOSED and self.transport is not None:
+        if self._life < CLOSED and self.transport is not None:
             self.transport.write(data)
 
     def pause(self) -> None:
         """Stop reading."""
-        if not self._paused and self._life == Life.OPEN and self.transport is not None:
+        if not self._paused and self._life == OPEN and self.transport is not None:
             self._paused = True
             self.deadline = 0
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused and self._life < Life.CLOSED and self.transport is not None:
+        if self._paused and self._life < CLOSED and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
 
@@ -259,7 +259,7 @@ class Downstream(asyncio.Protocol):
             else:
                 self._close()
             return
-        if self._life != Life.OPEN:
+        if self._life != OPEN:
             return
         if self._paused:
             self.resume()
@@ -272,12 +272,12 @@ class Downstream(asyncio.Protocol):
         """Close for writing, and read what still comes for a while (RFC 9112 §9.6)."""
         transport = self.transport
         self.exchange = None
-        if self._life != Life.OPEN or transport is None:
+        if self._life != OPEN or transport is None:
             return
         if self._half_closed or not transport.can_write_eof():
             self._close()
             return
-        self._life = Life.LINGERING
+        self._life = LINGERING
         self._inbox = b""
         self.deadline = monotonic_ns() + LINGER
         self.resume()
@@ -285,18 +285,18 @@ class Downstream(asyncio.Protocol):
             transport.write_eof()
 
     def _close(self) -> None:
-        if self._life < Life.CLOSING and self.transport is not None:
-            self._life = Life.CLOSING
+        if self._life < CLOSING and self.transport is not None:
+            self._life = CLOSING
             self.deadline = monotonic_ns() + CLOSE_PATIENCE
             self.transport.close()
 
     def reset(self) -> None:
         """End the connection at once, and so that the client can see that it was cut short."""
         transport = self.transport
-        if self._life == Life.CLOSED or transport is None:
+        if self._life == CLOSED or transport is None:
             return
         self.exchange = None
-        self._life = Life.CLOSING
+        self._life = CLOSING
         sock = transport.get_extra_info("socket")
         if sock is not None:
             try:
@@ -307,7 +307,7 @@ class Downstream(asyncio.Protocol):
 
     def drain(self) -> None:
         """The gateway is stopping: an idle connection closes, a busy one after its answer."""
-        if self.exchange is None and self._life == Life.OPEN:
+        if self.exchange is None and self._life == OPEN:
             if self._inbox:
                 return  # a head is arriving; its answer will say close
             self._close()
@@ -316,7 +316,7 @@ class Downstream(asyncio.Protocol):
         """The sweep found that the deadline has passed: what it was for follows from the state."""
         self.deadline = 0
         exchange = self.exchange
-        if self._life != Life.OPEN:
+        if self._life != OPEN:
             self.reset()
         elif exchange is None:
             if self._inbox:
@@ -324,7 +324,7 @@ class Downstream(asyncio.Protocol):
             else:
                 self._close()
         elif self._half_closed:
-            if exchange.state < State.RESPONDING:
+            if exchange.state < RESPONDING:
                 exchange.client_gone()
                 self.exchange = None
                 self._close()

@@ -19,9 +19,8 @@ An upstream connection is given back only after a complete response to a complet
 from __future__ import annotations
 
 import logging
-from enum import IntEnum
 from time import monotonic_ns, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway import pipeline
 from gateway.core import answers
@@ -30,7 +29,7 @@ from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
 from gateway.core.path import PathError, canonical
 from gateway.proxy import messages
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+from gateway.proxy.http1 import CHUNKED, HOSTS, Refused, RequestHead, ResponseHead
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
 from gateway.proxy.upstream import Upstream
 
@@ -53,13 +52,13 @@ METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", 
 CLIENT_CLOSED = 499
 
 
-class State(IntEnum):
-    DECIDING = 0
-    CONNECTING = 1
-    FORWARDING = 2
-    RESPONDING = 3
-    DRAINING = 4
-    DONE = 5
+#: The states.  Plain numbers: an enum's member costs a dictionary look-up each time it is named.
+DECIDING: Final = 0
+CONNECTING: Final = 1
+FORWARDING: Final = 2
+RESPONDING: Final = 3
+DRAINING: Final = 4
+DONE: Final = 5
 
 
 class Exchange:
@@ -74,7 +73,7 @@ class Exchange:
         self.downstream = downstream
         self.plane = plane
         self.head = head
-        self.state = State.DECIDING
+        self.state = DECIDING
         self.bodiless = head.method == b"HEAD"
         self.close = not head.keep_alive
         self.deadline = 0
@@ -98,12 +97,13 @@ class Exchange:
         head, plane, downstream = self.head, self.plane, self.downstream
         snapshot = self.snapshot = plane.snapshot
         self.arrived = arrived = monotonic_ns()
-        target, host = head.target, head.host
+        target, hostname = head.target, head.hostname
         problem = ""
         if target[0] != 0x2F:
             try:
-                target, host = messages.absolute_form(target, host)
-            except ValueError as error:
+                target, head.host = messages.absolute_form(target, head.host)
+                hostname = HOSTS[head.host] if head.host else ""
+            except (ValueError, Refused) as error:
                 problem = str(error)
         raw, _, query = target.partition(b"?")
         path = ""
@@ -122,9 +122,9 @@ class Exchange:
             method,
             path,
             query,
-            plane.hosts[host],
+            hostname,
             peer.scheme,
-            head.fields,
+            head.lines,
             index,
             head.repeated,
             peer.client,
@@ -179,7 +179,7 @@ class Exchange:
 
     def _decided(self, decision: Decision) -> None:
         self.pending = None
-        if self.state == State.DONE:
+        if self.state == DONE:
             return
         if isinstance(decision, Deny):
             self.refuse(decision)
@@ -192,6 +192,16 @@ class Exchange:
         _log.error("deciding request %s failed", self.context.request_id, exc_info=error)
         self.pending = None
         self.refuse(Deny(answers.INTERNAL_ERROR))
+
+    def crashed(self, error: Exception) -> None:
+        """A defect of ours came up while the request was being decided or forwarded."""
+        _log.error("a request broke the gateway", exc_info=error)
+        if hasattr(self, "context") and self.state < RESPONDING:
+            self.refuse(Deny(answers.INTERNAL_ERROR, close=True))
+        else:
+            self._let_go()
+            self._over()
+            self.downstream.reset()
 
     # ── the request's body ───────────────────────────────────────────────────────────────────
 
@@ -208,26 +218,26 @@ class Exchange:
             self.downstream.give_inbox(rest)
         self.received += len(payload)
         limit = self.context.body_limit
-        if limit is not None and self.received > limit and self.state != State.DRAINING:
+        if limit is not None and self.received > limit and self.state != DRAINING:
             self.client_failed(Deny(answers.BODY_TOO_LARGE, close=True), "body too large")
             return False
         self.sink.write(payload, current.done)
-        if self.state == State.FORWARDING:
+        if self.state == FORWARDING:
             service = self.route.service if self.route is not None else None
             if service is not None:
                 # While the client sends, its own deadline counts; then the upstream's.
                 self.deadline = monotonic_ns() + service.read_timeout if current.done else 0
-        elif self.state == State.DRAINING and current.done:
+        elif self.state == DRAINING and current.done:
             self._released()
         return True
 
     def client_failed(self, deny: Deny, why: str) -> None:
         """What the client sent cannot go on: refuse if nothing was answered yet, else end its connection."""
-        if self.state < State.RESPONDING:
+        if self.state < RESPONDING:
             self.refuse(deny)
-        elif self.state == State.RESPONDING:
+        elif self.state == RESPONDING:
             self.abort(why)
-        elif self.state == State.DRAINING:
+        elif self.state == DRAINING:
             self._over()
             self.downstream.linger()
 
@@ -239,13 +249,13 @@ class Exchange:
         """The upstream takes no more for now."""
         if self.reader is not None and not self.reader.done:
             self.downstream.pause()
-        if self.route is not None and self.state == State.FORWARDING:
+        if self.route is not None and self.state == FORWARDING:
             self.deadline = monotonic_ns() + self.route.service.write_timeout
 
     def upload_flowing(self) -> None:
         """The upstream takes more again."""
         self.downstream.resume()
-        if self.state == State.FORWARDING and self.reader is not None and self.route is not None:
+        if self.state == FORWARDING and self.reader is not None and self.route is not None:
             self.deadline = monotonic_ns() + self.route.service.read_timeout if self.reader.done else 0
 
     # ── towards the upstream ─────────────────────────────────────────────────────────────────
@@ -271,7 +281,7 @@ class Exchange:
     def _connect(self) -> None:
         assert self.route is not None  # noqa: S101 - see `forward`
         service = self.route.service
-        self.state = State.CONNECTING
+        self.state = CONNECTING
         self.sent_at = monotonic_ns()
         self.deadline = self.sent_at + service.connect_timeout
         pending = self.pending = self.plane.pool(service.origin).connect()
@@ -279,7 +289,7 @@ class Exchange:
 
     def _connected(self, connection: Upstream) -> None:
         self.pending = None
-        if self.state != State.CONNECTING:
+        if self.state != CONNECTING:
             connection.close()
             return
         self._send(connection)
@@ -293,7 +303,7 @@ class Exchange:
         assert self.route is not None  # noqa: S101 - see `forward`
         service = self.route.service
         self.upstream = connection
-        self.state = State.FORWARDING
+        self.state = FORWARDING
         self.sent_at = now = monotonic_ns()
         if self.reader is None:
             self.deadline = now + service.read_timeout
@@ -313,7 +323,7 @@ class Exchange:
         if connection is None:
             return
         connection.close()
-        if self.state != State.FORWARDING:
+        if self.state != FORWARDING:
             self.abort(why)
             return
         context = self.context
@@ -352,7 +362,7 @@ class Exchange:
         """The response's head, and what came with it of the body."""
         context, route, head = self.context, self.route, self.head
         assert route is not None  # noqa: S101 - only what has matched is forwarded
-        self.state = State.RESPONDING
+        self.state = RESPONDING
         self.status = response.status
         for hook in route.response_hooks:
             hook(context, response.status, response.fields)
@@ -394,14 +404,14 @@ class Exchange:
         """The client takes no more for now; its own deadline counts, not the upstream's."""
         if self.upstream is not None:
             self.upstream.pause()
-            if self.state == State.RESPONDING:
+            if self.state == RESPONDING:
                 self.deadline = 0
 
     def download_flowing(self) -> None:
         """The client takes more again."""
         if self.upstream is not None:
             self.upstream.resume()
-            if self.state == State.RESPONDING and self.route is not None:
+            if self.state == RESPONDING and self.route is not None:
                 self.deadline = monotonic_ns() + self.route.service.read_timeout
 
     def _responded(self, reusable: bool) -> None:
@@ -427,9 +437,7 @@ class Exchange:
         self.decision = decision
         if not context.decided_by:
             context.decided_by = "gateway"
-        content_type, body = answers.render(
-            answer, context.index.get(b"accept"), context.request_id, deny.members
-        )
+        content_type, body = answers.render(answer, context.index.get(b"accept"), context.request_id, deny.members)
         if deny.close:
             self.close = True
         self.reason = deny.reason
@@ -443,10 +451,10 @@ class Exchange:
         self._answer(reply.status, reply.headers, reply.body)
 
     def _answer(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
-        if self.state >= State.RESPONDING:
+        if self.state >= RESPONDING:
             return
         self._let_go()
-        self.state = State.RESPONDING
+        self.state = RESPONDING
         self.status = status
         current = self.reader
         if self.plane.draining or (current is not None and not current.done and not self._drainable()):
@@ -471,14 +479,14 @@ class Exchange:
     def expired(self) -> None:
         """The sweep found that the upstream's deadline has passed."""
         self.deadline = 0
-        if self.state in (State.CONNECTING, State.FORWARDING):
+        if self.state in (CONNECTING, FORWARDING):
             self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
-        elif self.state == State.RESPONDING:
+        elif self.state == RESPONDING:
             self.abort("the upstream stopped in the middle of its response")
 
     def abort(self, why: str) -> None:
         """The response cannot be completed: end the client's connection so that it does not look complete."""
-        if self.state == State.DONE:
+        if self.state == DONE:
             return
         _log.warning("request %s: %s", self.context.request_id, why)
         self.decision = "failed"
@@ -490,11 +498,11 @@ class Exchange:
 
     def client_gone(self) -> None:
         """The client's connection is lost."""
-        if self.state == State.DONE:
+        if self.state == DONE:
             return
         self._let_go()
-        if self.state != State.DRAINING:
-            if self.state < State.RESPONDING:
+        if self.state != DRAINING:
+            if self.state < RESPONDING:
                 self.status = CLIENT_CLOSED
             self.decision = "aborted"
             self._finish(monotonic_ns())
@@ -519,7 +527,7 @@ class Exchange:
                 self._over()
                 self.downstream.linger()
                 return
-            self.state = State.DRAINING
+            self.state = DRAINING
             self.deadline = 0
             held = self.hold
             self.sink = DrainSink()
@@ -533,7 +541,7 @@ class Exchange:
         self.downstream.released(self.close)
 
     def _over(self) -> None:
-        self.state = State.DONE
+        self.state = DONE
         self.deadline = 0
 
     def _finish(self, now: int) -> None:
@@ -573,5 +581,3 @@ class Exchange:
                 index.get(b"user-agent", b""),
                 context.host,
             )
-
-

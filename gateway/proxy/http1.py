@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import httptools
 
 from gateway.core import answers
 from gateway.core.answers import Answer
-from gateway.core.context import NOTHING_REPEATED
-from gateway.core.http import LOWER, tokens
+from gateway.core.context import NOTHING_REPEATED, split_fields
+from gateway.core.http import CREDENTIALS, LOWER, REQUEST_NAMES, RESPONSE_NAMES, Kind, tokens
+
+V = TypeVar("V")
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -33,7 +35,6 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+)
 _LONG_TARGET = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
 _SOME_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{0,5})?"
 )
@@ -45,19 +46,27 @@ _REFUSED = frozenset({b"CONNECT", b"TRACE"})
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
-class _FramingMemo(dict[bytes, bytes | None]):
-    """`memo[name]`: the lower-case name if it says how a message is framed, else None; remembers 4,096 spellings."""
+class HostMemo(dict[bytes, str]):
+    """`memo[host]`: a Host field's value as routers want it, lower case, without port and final dot.
 
-    def __missing__(self, name: bytes) -> bytes | None:
-        lower: bytes | None = name.lower()
-        if lower not in (b"content-length", b"transfer-encoding", b"connection"):
-            lower = None
+    Raises `Refused` for what is no host (RFC 9112 §3.2); remembers 4,096 good ones.
+    """
+
+    def __missing__(self, host: bytes) -> str:
+        if not _HOST.fullmatch(host):
+            raise Refused(answers.BAD_REQUEST, "malformed Host")
+        text = host.decode("ascii").lower()
+        if not text.endswith("]"):
+            name, colon, port = text.rpartition(":")
+            if colon and (port.isdigit() or not port):
+                text = name
+        text = text.removesuffix(".")
         if len(self) < 4096:
-            self[name] = lower
-        return lower
+            self[host] = text
+        return text
 
 
-_FRAMING = _FramingMemo()
+HOSTS = HostMemo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +94,54 @@ class BadResponse(Exception):
 class RequestHead:
     """A request's head.
 
-    `target` as sent; `version` 0 or 1 (the minor of HTTP/1.x); `fields` in order, `index` by lower-case
-    name, `repeated` the names that came more than once; `framing` the length of the body in bytes,
-    `CHUNKED`, or `NO_BODY`; `keep_alive` what the client wants; `expects` whether it waits for a 100;
-    `options` the lower-case tokens of Connection; `host` as sent, b"" where HTTP/1.0 gave none.
+    `target` as sent; `version` 0 or 1 (the minor of HTTP/1.x); `lines` the header lines as they came, without
+    their ends; `index` by lower-case name, `repeated` the names that came more than once; `special` the numbers
+    of the lines whose name is not simply forwarded, with its kind and lower-case name; `framing` the length of
+    the body in bytes, `CHUNKED`, or `NO_BODY`; `keep_alive` what the client wants; `expects` whether it waits
+    for a 100; `options` the lower-case tokens of Connection; `host` as sent (b"" where HTTP/1.0 gave none),
+    `hostname` as routers want it.
     """
 
-    __slots__ = ("expects", "fields", "framing", "host", "index", "keep_alive", "method", "options", "repeated",
-                 "target", "version")  # fmt: skip
+    __slots__ = ("expects", "framing", "host", "hostname", "index", "keep_alive", "lines", "method", "options",
+                 "repeated", "special", "target", "version")  # fmt: skip
 
     method: bytes
     target: bytes
     version: int
-    fields: Fields
+    lines: list[bytes]
     index: dict[bytes, bytes]
     repeated: frozenset[bytes]
+    special: list[tuple[int, int, bytes]]
     framing: int
     keep_alive: bool
     expects: bool
     options: list[bytes] | tuple[()]
     host: bytes
+    hostname: str
 
 
 class ResponseHead:
-    """A response's head: `line` is the status line without the version (b" 200 OK"), `framing` as the
-    status and fields say (a HEAD request's response has no body whatever it says), `keep_alive` whether the
-    upstream's connection may be used again, `options` the lower-case tokens of Connection."""
+    """A response's head: `line` is the status line without the version (b" 200 OK\\r\\n"), `lines` and `special`
+    as in a request's head (without kinds), `framing` as the status and fields say (a HEAD request's response
+    has no body whatever it says), `length` the Content-Length as sent, `keep_alive` whether the upstream's
+    connection may be used again, `options` the lower-case tokens of Connection."""
 
-    __slots__ = ("fields", "framing", "keep_alive", "length", "line", "options", "status", "version")
+    __slots__ = ("framing", "keep_alive", "length", "line", "lines", "options", "special", "status", "version")
 
     status: int
     version: int
     line: bytes
-    fields: Fields
+    lines: list[bytes]
+    special: list[tuple[int, bytes]]
     framing: int
     length: bytes | None
     keep_alive: bool
     options: list[bytes] | tuple[()]
+
+    @property
+    def fields(self) -> Fields:
+        """Every header in order, as `(name, value)`."""
+        return split_fields(self.lines)
 
 
 class _Collector:
@@ -138,6 +158,64 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.complete += 1
+
+
+class LineMemo(dict[bytes, V]):
+    """Header lines that llhttp has accepted, and what follows from each: most lines come again and again.
+
+    A line stands for itself whatever its neighbours are, so a head of nothing but known lines needs no second
+    judgement.  Bounded: 64 lines a name, 4,096 in all, after which it starts anew.  Lines that may hold a
+    secret are never kept.
+    """
+
+    __slots__ = ("_per_name",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._per_name: dict[bytes, int] = {}
+
+    def learn(self, line: bytes, lower: bytes, value: V) -> None:
+        """Keep a line of the field `lower`."""
+        number = self._per_name.get(lower, 0)
+        if number >= 64 or len(line) > 256 or lower in _SECRET_LINES:
+            return
+        if len(self) >= 4096:
+            self.reset()
+        self._per_name[lower] = number + 1
+        self[line] = value
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.clear()
+        self._per_name.clear()
+
+
+#: Names whose values are secrets, or may be.
+_SECRET_LINES = CREDENTIALS | {b"cookie", b"set-cookie", b"proxy-authorization", b"x-csrf-token", b"x-xsrf-token"}
+
+#: Line to (lower-case name, value, kind).
+_REQUEST_LINES: LineMemo[tuple[bytes, bytes, int]] = LineMemo()
+#: Line to the lower-case name where it needs a look, b"" where it is simply relayed.
+_RESPONSE_LINES: LineMemo[bytes] = LineMemo()
+#: Lines whose value is new each time, of a shape that leaves nothing to judge.
+_SHAPED = re.compile(
+    rb"([Aa]uthorization|[Aa]pikey|[Xx]-[Aa][Pp][Ii]-[Kk]ey): ?([!-~]+(?: [!-~]+)?)|([Cc]ontent-[Ll]ength): ?([0-9]{1,18})"
+)
+_CREDENTIAL = int(Kind.CREDENTIAL)
+_OWN = int(Kind.OWN)
+
+
+def watch(names: frozenset[bytes]) -> None:
+    """Tell these response headers apart from now on: policies replace them."""
+    if not RESPONSE_NAMES.knows(names):
+        RESPONSE_NAMES.watch(names)
+        _RESPONSE_LINES.reset()
+
+
+def forget_lines() -> None:
+    """Let the memory of lines follow the traffic: called now and then."""
+    _REQUEST_LINES.reset()
+    _RESPONSE_LINES.reset()
 
 
 def find_end(buffer: bytes, limits: Limits) -> int:
@@ -182,49 +260,94 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     if match is None:
         _refuse_line(head, limits)
         raise AssertionError("unreachable")  # _refuse_line always raises
-    method, target, version = match.groups()
-    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+    request = RequestHead()
+    request.method, request.target, version = match.groups()
+    if version == b"HTTP/1.1":
+        request.version = minor = 1
+    elif version == b"HTTP/1.0":
+        request.version = minor = 0
+    else:
         raise Refused(answers.UNKNOWN_VERSION, "unknown HTTP version")
-    if len(target) > limits.target_bytes:
+    if len(request.target) > limits.target_bytes:
         raise Refused(answers.TARGET_TOO_LONG, "request target too long")
-    if head.count(b"\n") - 2 > limits.headers:
-        raise Refused(answers.HEADERS_TOO_LARGE, "too many header fields")
-    if method in _REFUSED:
+    if request.method in _REFUSED:
         raise Refused(answers.METHOD_NOT_ALLOWED, "method not allowed")
+    request.lines = lines = head.split(b"\r\n")[1:-2]
+    if len(lines) > limits.headers:
+        raise Refused(answers.HEADERS_TOO_LARGE, "too many header fields")
+
+    index: dict[bytes, bytes] = {}
+    special: list[tuple[int, int, bytes]] = []
+    known = _REQUEST_LINES
+    at = 0
+    for line in lines:
+        entry = known.get(line)
+        if entry is None:
+            shaped = _SHAPED.fullmatch(line)
+            if shaped is None:
+                index, special = _judge_request(request, head, match.start(3))
+                break
+            if shaped[1]:
+                entry = (LOWER[shaped[1]], shaped[2], _CREDENTIAL)
+            else:
+                entry = (b"content-length", shaped[4], _OWN)
+        lower, value, kind = entry
+        index[lower] = value
+        if kind:
+            special.append((at, kind, lower))
+        at += 1
+    request.index = index
+    request.special = special
+    request.repeated = NOTHING_REPEATED
+    if len(index) != len(lines):
+        request.index, request.repeated = index, repeated = _join(split_fields(lines))
+        if b"host" in repeated:
+            raise Refused(answers.BAD_REQUEST, "more than one Host")
+        if b"content-length" in repeated:
+            raise Refused(answers.BAD_REQUEST, "more than one Content-Length")
+    _frame_request(request, index, minor)
+    return request
+
+
+def _judge_request(
+    request: RequestHead, head: bytes, version_at: int
+) -> tuple[dict[bytes, bytes], list[tuple[int, int, bytes]]]:
+    """Let llhttp judge a head with lines that are not known; returns its index and its special lines."""
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
         # llhttp judges what stands after the request line; the line itself we have judged.
-        parser.feed_data(head if method in _FED_AS_IS else b"POST / " + head[match.start(3) :])
+        parser.feed_data(head if request.method in _FED_AS_IS else b"POST / " + head[version_at:])
     except httptools.HttpParserUpgrade:
         pass  # an Upgrade was asked for: what follows the head is ours to frame
     except httptools.HttpParserError as error:
         _refuse_coding(collector.fields)
         raise Refused(answers.BAD_REQUEST, f"malformed head: {error}") from None
-    if collector.complete != 1:
+    lines = request.lines
+    if collector.complete != 1 or len(lines) != len(collector.fields):
         raise Refused(answers.BAD_REQUEST, "malformed head")
+    index: dict[bytes, bytes] = {}
+    special: list[tuple[int, int, bytes]] = []
+    for at, (name, value) in enumerate(collector.fields):
+        kind, lower = REQUEST_NAMES[name]
+        index[lower] = value
+        if kind:
+            special.append((at, kind, lower))
+        if kind != _CREDENTIAL:
+            _REQUEST_LINES.learn(lines[at], lower, (lower, value, kind))
+    return index, special
 
-    request = RequestHead()
-    request.method = method
-    request.target = target
-    request.version = minor = 1 if version == b"HTTP/1.1" else 0
-    request.fields = fields = collector.fields
-    request.index = index = {LOWER[name]: value for name, value in fields}
-    request.repeated = NOTHING_REPEATED
-    if len(index) != len(fields):
-        request.index, request.repeated = index, repeated = _join(fields)
-        if b"host" in repeated:
-            raise Refused(answers.BAD_REQUEST, "more than one Host")
-        if b"content-length" in repeated:
-            raise Refused(answers.BAD_REQUEST, "more than one Content-Length")
+
+def _frame_request(request: RequestHead, index: dict[bytes, bytes], minor: int) -> None:
+    """Host, body framing and persistence (RFC 9112 §3.2, §6, §9.3); raises `Refused`."""
     host = index.get(b"host")
-    if host is None:
-        if minor:
-            raise Refused(answers.BAD_REQUEST, "no Host")
-        host = b""
-    elif not _HOST.fullmatch(host) and (host or minor):
-        raise Refused(answers.BAD_REQUEST, "malformed Host")
-    request.host = host
+    if host:
+        request.host = host
+        request.hostname = HOSTS[host]
+    elif minor:
+        raise Refused(answers.BAD_REQUEST, "no Host")
+    else:
+        request.host, request.hostname = b"", ""
 
     request.framing = NO_BODY
     length = index.get(b"content-length")
@@ -235,11 +358,11 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         if length is not None:
             raise Refused(answers.BAD_REQUEST, "Content-Length beside Transfer-Encoding")
         if coding.lower() != b"chunked" or b"transfer-encoding" in request.repeated:
-            _refuse_coding(fields)
+            _refuse_coding(split_fields(request.lines))
             raise Refused(answers.BAD_REQUEST, "malformed Transfer-Encoding")
         request.framing = CHUNKED
     elif length is not None:
-        if not _LENGTH.fullmatch(length):
+        if not (length.isdigit() and len(length) < 19):
             raise Refused(answers.BAD_REQUEST, "malformed Content-Length")
         request.framing = int(length)
 
@@ -260,7 +383,6 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         if expect.lower() != b"100-continue":
             raise Refused(answers.EXPECTATION_FAILED, "unknown expectation")
         request.expects = request.framing != NO_BODY
-    return request
 
 
 def _join(fields: Fields) -> tuple[dict[bytes, bytes], frozenset[bytes]]:
@@ -284,9 +406,12 @@ def _refuse_coding(fields: Fields) -> None:
     if len(codings) != 1 or lengths:
         return
     members = [member.strip(b" \t") for member in codings[0].lower().split(b",")]
-    if all(_TOKEN.fullmatch(member) for member in members) and members.count(b"chunked") <= 1 and (
-        b"chunked" not in members or members[-1] == b"chunked"
-    ) and members != [b"chunked"]:
+    if (
+        all(_TOKEN.fullmatch(member) for member in members)
+        and members.count(b"chunked") <= 1
+        and (b"chunked" not in members or members[-1] == b"chunked")
+        and members != [b"chunked"]
+    ):
         raise Refused(answers.UNKNOWN_CODING, "unknown transfer coding")
 
 
@@ -298,40 +423,46 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     match = _STATUS_LINE.match(head)
     if match is None:
         raise BadResponse("malformed status line")
-    collector = _Collector()
-    parser = httptools.HttpResponseParser(collector)
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # a 101, or a response that merely names an Upgrade: judged by its status below
-    except httptools.HttpParserError as error:
-        raise BadResponse(f"malformed head: {error}") from None
-    if collector.complete != 1:
-        raise BadResponse("malformed head")
     response = ResponseHead()
     response.status = status = int(match[2])
     response.version = minor = 1 if match[1] == b"1" else 0
     response.line = head[8 : match.end()]
-    response.fields = fields = collector.fields
+    response.lines = lines = head.split(b"\r\n")[1:-2]
+    special: list[tuple[int, bytes]] = []
     length: bytes | None = None
     coding: bytes | None = None
     connection: bytes | None = None
-    for name, value in fields:
-        lower = _FRAMING[name]
+    known = _RESPONSE_LINES
+    judged: list[bytes] | None = None
+    at = -1
+    for line in lines:
+        at += 1
+        lower = known.get(line)
         if lower is None:
+            shaped = _SHAPED.fullmatch(line)
+            if shaped is not None and shaped[4]:
+                lower = b"content-length"
+            else:
+                if judged is None:
+                    judged = _judge_response(head, lines)
+                lower = judged[at]
+        if not lower:
             continue
+        special.append((at, lower))
         if lower == b"content-length":
             if length is not None:
                 raise BadResponse("more than one Content-Length")
-            if not _LENGTH.fullmatch(value):
+            length = line[15:].strip(b" \t")
+            if not (length.isdigit() and len(length) < 19):
                 raise BadResponse("malformed Content-Length")
-            length = value
         elif lower == b"transfer-encoding":
             if coding is not None:
                 raise BadResponse("more than one Transfer-Encoding")
-            coding = value
-        else:
+            coding = line[18:].strip(b" \t")
+        elif lower == b"connection":
+            value = line[11:].strip(b" \t")
             connection = value if connection is None else connection + b"," + value
+    response.special = special
     response.length = length
     if coding is not None and (length is not None or minor == 0 or coding.lower() != b"chunked"):
         raise BadResponse("Transfer-Encoding that cannot be read in one way")
@@ -355,3 +486,23 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     if response.framing == UNTIL_CLOSE:
         response.keep_alive = False
     return response
+
+
+def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
+    """Let llhttp judge a head with lines that are not known; returns for each line its name, or b"" if it is relayed."""
+    collector = _Collector()
+    parser = httptools.HttpResponseParser(collector)
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # a 101, or a response that merely names an Upgrade: judged by its status
+    except httptools.HttpParserError as error:
+        raise BadResponse(f"malformed head: {error}") from None
+    if collector.complete != 1 or len(lines) != len(collector.fields):
+        raise BadResponse("malformed head")
+    special: list[bytes] = []
+    for line, (name, _) in zip(lines, collector.fields, strict=True):
+        lower = RESPONSE_NAMES[name] or b""
+        special.append(lower)
+        _RESPONSE_LINES.learn(line, name.lower(), lower)
+    return special

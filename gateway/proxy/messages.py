@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
-from gateway.core.http import LOWER, REQUEST_NAMES, RESPONSE_DROP, Kind
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+from gateway.core.http import CREDENTIALS, RESPONSE_DROP, RESPONSE_NAMES, Kind
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _VIA = {1: b"Via: 1.1 postern\r\n", 0: b"Via: 1.0 postern\r\n"}
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+_CREDENTIAL = int(Kind.CREDENTIAL)
+_TRUSTED = int(Kind.TRUSTED)
 #: Members of Connection that name no field.
 _OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade"})
 
@@ -121,9 +123,7 @@ def _without(query: bytes, names: tuple[str, ...]) -> bytes:
     """The query string less the parameters of these names, the rest byte for byte."""
     from urllib.parse import unquote_plus
 
-    kept = [
-        part for part in query.split(b"&") if unquote_plus(part.partition(b"=")[0].decode("latin-1")) not in names
-    ]
+    kept = [part for part in query.split(b"&") if unquote_plus(part.partition(b"=")[0].decode("latin-1")) not in names]
     return b"&".join(kept)
 
 
@@ -138,20 +138,11 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     if context.hidden_query:
         query = _without(query, context.hidden_query)
     host = head.host if route.preserve_host and head.host else service.host_header
-    target = path.encode("ascii")
-    out = [head.method, b" ", target, b"?" + query if query else b"", b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
-    dropped: Sequence[bytes] = context.hidden
-    if head.options:
-        dropped = (*dropped, *(option for option in head.options if option not in _OPTIONS))
-    names = REQUEST_NAMES
-    trusted = peer.trusted
-    for name, value in head.fields:
-        kind, lower = names[name]
-        if kind and not (trusted and kind == Kind.TRUSTED):
-            continue
-        if dropped and lower in dropped:
-            continue
-        out += (name, b": ", value, b"\r\n")
+    out = [head.method, b" ", path.encode("ascii"), b"?" + query if query else b"", b" HTTP/1.1\r\nHost: ", host,
+           b"\r\n"]  # fmt: skip
+    lines = _forwarded(head, context.hidden, peer.trusted)
+    if lines:
+        out += (b"\r\n".join(lines), b"\r\n")
     given = head.index.get(b"traceparent")
     request_id = context.request_id.encode("ascii")
     if given is None or not _TRACEPARENT.fullmatch(given):
@@ -177,6 +168,24 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     return b"".join(out)
 
 
+def _forwarded(head: RequestHead, hidden: tuple[bytes, ...], trusted: bool) -> list[bytes]:
+    """The header lines that go on as they came."""
+    lines = head.lines.copy()
+    for at, kind, lower in reversed(head.special):
+        if kind == _CREDENTIAL:
+            if lower not in hidden:
+                continue
+        elif kind == _TRUSTED and trusted:
+            continue
+        del lines[at]
+    unusual = [option for option in head.options if option not in _OPTIONS] if head.options else []
+    if hidden and not CREDENTIALS.issuperset(hidden):
+        unusual += hidden
+    if unusual:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in unusual]
+    return lines
+
+
 def _derived(request_id: bytes) -> bytes:
     """32 hex digits for a request id of another shape."""
     from hashlib import blake2b
@@ -195,19 +204,29 @@ def _drop(replaced: tuple[frozenset[bytes], ...]) -> frozenset[bytes]:
     return drop
 
 
-def response_head(
-    response: ResponseHead, context: Context, chunked: bool, close: bool, version: int
-) -> bytes:
+def response_head(response: ResponseHead, context: Context, chunked: bool, close: bool, version: int) -> bytes:
     """The head that the client gets; `chunked` says how an unknown length is framed, `version` is the client's minor."""
-    replaced = context.replaced
-    drop = _DROPS.get(replaced) or _drop(replaced)
-    if response.options:
-        drop = drop.union(option for option in response.options if option not in _OPTIONS)
     out = [b"HTTP/1.1", response.line]
-    lowers = LOWER
-    for name, value in response.fields:
-        if lowers[name] not in drop:
-            out += (name, b": ", value, b"\r\n")
+    replaced = context.replaced
+    lines = response.lines.copy()
+    if not replaced and not response.options:
+        for at, lower in reversed(response.special):
+            if lower in RESPONSE_DROP:
+                del lines[at]
+    else:
+        drop = _DROPS.get(replaced)
+        if drop is None:
+            drop = _drop(replaced)
+        if response.options or not RESPONSE_NAMES.knows(drop):
+            drop = drop.union(option for option in response.options if option not in _OPTIONS)
+            lines = [line for line in lines if line.partition(b":")[0].lower() not in drop]
+            watch(_DROPS.get(replaced, RESPONSE_DROP))
+        else:
+            for at, lower in reversed(response.special):
+                if lower in drop:
+                    del lines[at]
+    if lines:
+        out += (b"\r\n".join(lines), b"\r\n")
     out.append(_VIA[response.version])
     if context.answer_lines:
         out += context.answer_lines
@@ -227,7 +246,7 @@ def interim_head(response: ResponseHead) -> bytes:
     """A 1xx head for the client."""
     out = [b"HTTP/1.1", response.line]
     for name, value in response.fields:
-        if LOWER[name] not in RESPONSE_DROP:
+        if name.lower() not in RESPONSE_DROP:
             out += (name, b": ", value, b"\r\n")
     out.append(b"\r\n")
     return b"".join(out)
@@ -243,7 +262,12 @@ def own_head(
     version: int,
 ) -> bytes:
     """The head of an answer of the gateway's own."""
-    out = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode()), b"Date: ", date, b"\r\nServer: postern\r\n"]
+    out = [
+        b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode()),
+        b"Date: ",
+        date,
+        b"\r\nServer: postern\r\n",
+    ]
     for name, value in headers:
         out += (name, b": ", value, b"\r\n")
     if lines:

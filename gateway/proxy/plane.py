@@ -53,37 +53,20 @@ class AccessSink(Protocol):
     ) -> None: ...
 
 
-class HostMemo(dict[bytes, str]):
-    """`memo[host]`: a Host field's value as routers want it, lower case, without port and final dot."""
-
-    def __missing__(self, host: bytes) -> str:
-        text = host.decode("latin-1").lower()
-        if not text.endswith("]"):
-            name, colon, port = text.rpartition(":")
-            if colon and (port.isdigit() or not port):
-                text = name
-        text = text.removesuffix(".")
-        if len(self) < 4096:
-            self[host] = text
-        return text
-
-
 class Plane:
     """See the module."""
 
-    def __init__(
-        self, snapshot: Snapshot, loop: asyncio.AbstractEventLoop, access: AccessSink | None = None
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, loop: asyncio.AbstractEventLoop, access: AccessSink | None = None) -> None:
         self.snapshot = snapshot
         self.loop = loop
         self.access = access
         self.draining = False
         self.downstreams: set[Downstream] = set()
         self.pools: dict[Origin, Pool] = {}
-        self.hosts = HostMemo()
         self.date = formatdate(usegmt=True).encode()
         self._prefix = secrets.token_hex(10)
         self._requests = 0
+        self._cut = False
         self._timer: asyncio.TimerHandle | None = None
 
     # ── what connections ask ─────────────────────────────────────────────────────────────────
@@ -132,7 +115,7 @@ class Plane:
         until = time.monotonic() + seconds
         for connection in list(self.downstreams):
             connection.drain()
-        while self.downstreams and time.monotonic() < until:
+        while self.downstreams and time.monotonic() < until and not self._cut:
             await asyncio.sleep(0.02)
             for connection in list(self.downstreams):
                 connection.drain()
@@ -140,6 +123,10 @@ class Plane:
         for connection in list(self.downstreams):
             connection.reset()
         return clean
+
+    def cut(self) -> None:
+        """Drain no longer."""
+        self._cut = True
 
     def stop(self) -> None:
         """End the sweep, close every upstream connection."""
@@ -154,7 +141,7 @@ class Plane:
         return {
             ("downstream", "active"): active,
             ("downstream", "idle"): len(self.downstreams) - active,
-            ("upstream", "active"): sum(len(pool.busy) for pool in self.pools.values()),
+            ("upstream", "active"): sum(len(pool.connections) - len(pool.idle) for pool in self.pools.values()),
             ("upstream", "idle"): sum(len(pool.idle) for pool in self.pools.values()),
         }
 

@@ -29,12 +29,13 @@ class ConnectError(PosternError):
 class Pool:
     """The connections to one origin."""
 
-    __slots__ = ("_closed", "_loop", "busy", "idle", "origin")
+    __slots__ = ("_closed", "_loop", "connections", "idle", "origin")
 
     def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
         self.idle: list[Upstream] = []
-        self.busy: set[Upstream] = set()
+        #: Every open connection, idle or not.
+        self.connections: set[Upstream] = set()
         self._loop = loop
         self._closed = False
 
@@ -44,7 +45,6 @@ class Pool:
         while idle:
             connection = idle.pop()
             if connection.usable():
-                self.busy.add(connection)
                 return connection
             connection.close()
         return None
@@ -70,7 +70,7 @@ class Pool:
             if pending.done or self._closed:
                 connection.close()
                 return
-            self.busy.add(connection)
+            self.connections.add(connection)
             pending.resolve(connection)
 
         task.add_done_callback(opened)
@@ -92,7 +92,6 @@ class Pool:
 
     def give_back(self, connection: Upstream, now: int) -> None:
         """Keep a connection whose exchange ended cleanly."""
-        self.busy.discard(connection)
         if self._closed or len(self.idle) >= MAX_IDLE or not connection.usable():
             connection.close()
             return
@@ -101,7 +100,7 @@ class Pool:
 
     def forget(self, connection: Upstream) -> None:
         """The connection is gone."""
-        self.busy.discard(connection)
+        self.connections.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
 

@@ -44,8 +44,9 @@ def make_context(
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
     index, repeated = index_fields(fields)
+    lines = [name + b": " + value for name, value in fields]
     context = Context(
-        method, path, query, "gateway.example.org", "http", fields, index, repeated, client,
+        method, path, query, "gateway.example.org", "http", lines, index, repeated, client,
         1_000_000_000, 1_700_000_000.0, request_id, content_length,
     )  # fmt: skip
     context.identity = identity

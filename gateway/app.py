@@ -1,0 +1,301 @@
+"""The composition root: builds everything, owns the order of starting and stopping.
+
+Starting: settings, secret key, store (migrated), verifier, snapshot, listeners, ready.  Stopping is the reverse:
+not ready, the drain's delay, no more connections, requests in flight finish, the rest is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.admin.app import ControlServer
+from gateway.build import Ports, build
+from gateway.config.loader import Loaded, load
+from gateway.config.model import Config
+from gateway.counters.memory import MemoryCounters
+from gateway.credentials.hashing import Hasher
+from gateway.credentials.parse import Prefixes
+from gateway.credentials.secrets import load_secret_key
+from gateway.credentials.verify import Rules, Tally, Verifier
+from gateway.proxy.listener import Listener
+from gateway.proxy.plane import Plane
+from gateway.reload import Reloader
+from gateway.snapshot import Snapshot
+from gateway.store.store import Store
+from gateway.store.location import data_folder
+from gateway.telemetry.access import AccessLog
+from gateway.telemetry.events import flush, get_logger
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.redact import TextRedactor
+from gateway.telemetry.status import StatusServer, TargetStatus, WorkerStatus
+
+_log = get_logger("postern")
+
+#: Seconds between two rounds of housekeeping: access lines written, idle counters forgotten.
+TICK = 0.25
+_CONTROL_SOCKET = "control.sock"
+#: Seconds that the last access lines get to be written.
+_LAST_LINES = 2.0
+
+
+class SystemClock:
+    """The real clock."""
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def time(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says: the file, where access lines go (a descriptor, None for nowhere), and what
+    is told once the gateway is ready."""
+
+    config: Path
+    access: int | None = 1
+    on_ready: Callable[[App], Awaitable[None]] | None = None
+
+
+class App:
+    """One gateway in one process."""
+
+    def __init__(self, options: Options) -> None:
+        """Read the configuration; raises `ConfigError`."""
+        self._options = options
+        self._started = time.monotonic()
+        self._reason: str | None = "starting"
+        self.loaded: Loaded = load(options.config)
+        self.metrics = Metrics()
+        self.clock = SystemClock()
+        self.counters = MemoryCounters()
+        self._closing: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self.plane: Plane
+        self.store: Store
+        self.verifier: Verifier
+        self.listener: Listener
+
+    # ── the whole life ───────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Start, serve until a signal says stop, drain.  Raises `StartError` or `ConfigError` if it cannot start."""
+        loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            stack.callback(flush)
+            await self._start(loop, stack)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self._hangup)
+            gc.collect()
+            gc.freeze()
+            # The hot path makes no cycles: young collections would find nothing, often.
+            gc.set_threshold(50_000, 20, 50)
+            self._reason = None
+            self._tell_ready()
+            if self._options.on_ready is not None:
+                await self._options.on_ready(self)
+            await self._closing.wait()
+            await self._drain()
+            self._reason = "stopped"
+
+    def stop(self) -> None:
+        """Begin to end; a second call cuts the drain short."""
+        if self._closing is None:
+            return
+        if self._closing.is_set():
+            self.plane.cut()
+        self._closing.set()
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.loaded.config
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────
+
+    async def _start(self, loop: asyncio.AbstractEventLoop, stack: AsyncExitStack) -> None:
+        """Start every part; what it takes to end each is pushed on the stack, so the reverse order is the stack's."""
+        config = self.config
+        for warning in self.loaded.warnings:
+            _log.warning("config_warning", warning=warning)
+        self._status = StatusServer(config.listen.status.host, config.listen.status.port, self.metrics, self)
+        await self._status.start()
+        stack.push_async_callback(self._status.stop)
+
+        self.store = await Store.open(config.store)
+        stack.push_async_callback(self.store.close)
+        folder = data_folder(config.store)
+        self.hasher = Hasher(loop)
+        stack.callback(self.hasher.close)
+        secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
+        self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
+        self.verifier.declare(config.consumers, config.organizations)
+
+        self.access = self._access_log(config)
+        if self.access is not None:
+            stack.callback(self.access.close, _LAST_LINES)
+        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route)
+        self.plane = Plane(build(self.loaded, self._ports), loop, self.access)
+        stack.callback(self.plane.stop)
+        self._register_metrics()
+        self.metrics.config_loaded(self.loaded.hash)
+        self.reloader = Reloader(self._options.config, self.loaded, self._compile, self._swap, self.metrics)
+        stack.push_async_callback(self.reloader.stop)
+
+        control = ControlServer(folder / _CONTROL_SOCKET, self.store, self.verifier)
+        await control.start()
+        stack.push_async_callback(control.stop)
+        self.listener = Listener(self.plane, config.listen.proxy.host, config.listen.proxy.port)
+        await self.listener.start()
+        stack.callback(self.listener.stop_accepting)
+        stack.push_async_callback(self._end_background)
+        self.plane.start()
+        self.reloader.watch()
+        self._background.add(asyncio.create_task(self.store.changes.follow(), name="changes"))
+        self._timer = loop.call_later(TICK, self._tick)
+
+    def _tell_ready(self) -> None:
+        listen = self.config.listen
+        _log.info(
+            "ready",
+            pid=os.getpid(),
+            proxy=f"{listen.proxy.host}:{self.listener.port}",
+            status=f"{listen.status.host}:{self._status.port}",
+            hash=self.loaded.hash,
+            seconds=round(self.uptime(), 2),
+        )
+
+    async def _end_background(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _access_log(self, config: Config) -> AccessLog | None:
+        if self._options.access is None:
+            return None
+        return AccessLog(
+            self._options.access,
+            report=lambda lost: _log.warning("access_lines_lost", lost=lost),
+            redactor=TextRedactor(config.credentials.secret_prefix),
+            secret_names=_secret_names(config),
+        )
+
+    def _register_metrics(self) -> None:
+        metrics, plane, verifier = self.metrics, self.plane, self.verifier
+        metrics.gauge("postern_connections", ("side", "state"), plane.counts)
+        metrics.gauge("postern_bcrypt_queue", (), lambda: self.hasher.depth)
+        metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
+        metrics.gauge("postern_counters_up", (), lambda: True)
+        metrics.gauge("postern_credential_cache_total", ("result",), lambda: _tally(verifier.tally))
+        metrics.gauge(
+            "postern_upstream_target_healthy",
+            ("service", "target"),
+            lambda: {(target.service, target.target): target.healthy for target in self.targets()},
+        )
+
+    # ── reloading ────────────────────────────────────────────────────────────────────────────
+
+    def _compile(self, loaded: Loaded) -> Snapshot:
+        return build(loaded, self._ports)
+
+    def _swap(self, loaded: Loaded, compiled: object) -> None:
+        assert isinstance(compiled, Snapshot)  # noqa: S101 - it is what `_compile` made
+        config = loaded.config
+        self.loaded = loaded
+        self.verifier.configure(_rules(config))
+        self.verifier.declare(config.consumers, config.organizations)
+        if self.access is not None:
+            self.access.set_secret_names(_secret_names(config))
+        self.plane.swap(compiled)
+
+    def _hangup(self) -> None:
+        # Whether it worked is in the log and in the metric.
+        self._background.add(asyncio.create_task(self._reload("SIGHUP"), name="reload"))
+
+    async def _reload(self, cause: str) -> None:
+        await self.reloader.try_reload(cause)
+
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────
+
+    async def _drain(self) -> None:
+        drain = self.config.drain
+        self._reason = "draining"
+        _log.info("draining", delay=drain.delay, timeout=drain.timeout)
+        if drain.delay:
+            await asyncio.sleep(drain.delay)
+        self.listener.stop_accepting()
+        clean = await self.plane.drain(drain.timeout)
+        _log.info("drained", clean=clean)
+
+    # ── housekeeping and status ──────────────────────────────────────────────────────────────
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+        if self.access is not None:
+            self.access.flush()
+        self.counters.sweep(time.monotonic_ns())
+        self._background = {task for task in self._background if not task.done()}
+
+    def not_ready(self) -> str | None:
+        """Why no request should be sent here, None once they should."""
+        return self._reason
+
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def config_hash(self) -> str:
+        """The hash of the configuration in force."""
+        return self.loaded.hash
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """The processes that serve: this one."""
+        return [WorkerStatus(os.getpid(), self.loaded.hash)]
+
+    def targets(self) -> Sequence[TargetStatus]:
+        """Every service's target; without health checks each counts as well."""
+        plane: Plane | None = getattr(self, "plane", None)
+        if plane is None:
+            return []
+        return [TargetStatus(service.name, str(service.origin), True) for service in plane.snapshot.services]
+
+
+def _tally(tally: Tally) -> dict[str, float]:
+    """How often credentials were answered in each way."""
+    return {"hit": tally.hit, "miss": tally.miss, "wrong": tally.wrong, "shared": tally.shared}
+
+
+def _rules(config: Config) -> Rules:
+    credentials = config.credentials
+    return Rules(
+        Prefixes(credentials.public_prefix, credentials.secret_prefix),
+        credentials.bcrypt_rounds,
+        config.guesses.failures,
+    )
+
+
+def _secret_names(config: Config) -> set[str]:
+    """Query parameters that carry keys on some route."""
+    names: set[str] = set()
+    for policies in (
+        config.policies,
+        *(service.policies for service in config.services),
+        *(route.policies for service in config.services for route in service.routes),
+    ):
+        for settings in policies.values():
+            names.update(getattr(settings, "key_names", ()))
+    return names
