@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 #: The keys and indices that lead to a value: `("services", 0, "name")`.
@@ -50,10 +51,17 @@ def format_path(path: Path) -> str:
     return out or "(document)"
 
 
+#: Among more names than this only those with the same first letter are compared, and no more than so many.
+_MANY = 500
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean …?)` with the nearest of the known words, or nothing where none is near."""
+    folded = word[:200].casefold()
     candidates = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word[:200].casefold(), candidates, n=1, cutoff=0.6)
+    if len(candidates) > _MANY:
+        candidates = dict(islice(((key, name) for key, name in candidates.items() if key[:1] == folded[:1]), _MANY))
+    near = difflib.get_close_matches(folded, candidates, n=1, cutoff=0.6)
     return f" (did you mean {printable(candidates[near[0]])}?)" if near else ""
 
 
