@@ -77,6 +77,7 @@ def start(contestant: Contestant, site: Site, cores: Cores) -> Running:
     try:
         ready = program.wait_for(launch.port)
         _prove(contestant, launch.port, site)
+        _visit(contestant, launch.port, site)
     except BaseException:
         program.stop()
         raise
@@ -116,6 +117,22 @@ def _prove(contestant: Contestant, port: int, site: Site) -> None:
                 raise BenchError(f"{contestant.name}: {wanted} was due, it answered {status} {body[:300]!r}")
 
 
+def _visit(contestant: Contestant, port: int, site: Site) -> None:
+    """Use every key once, so that no measurement pays for what is done at a key's first use."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        for key in site.keys:
+            connection.request("GET", PATH, headers={"Authorization": f"Bearer {key.token}"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise BenchError(f"{contestant.name}: the key {key.public} is answered {answer.status}")
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchError(f"{contestant.name}: a connection broke: {error!r}") from None
+    finally:
+        connection.close()
+
+
 def _wrk(port: int, keys: Path, seconds: float, cores: Cores) -> dict[str, float]:
     script = Path(__file__).parent / "wrk.lua"
     whole = max(1, round(seconds))
@@ -140,7 +157,7 @@ def _good(name: str, bad: float, what: str) -> None:
 
 
 def warm_up(running: Running, keys: Path, seconds: float, cores: Cores) -> None:
-    """Load without measuring: every key is seen, connections and caches are warm."""
+    """Load without measuring, so that connections, caches and code paths are warm."""
     _wrk(running.launch.port, keys, seconds, cores)
     clear_logs(running)
 

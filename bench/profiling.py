@@ -19,7 +19,8 @@ def record(running: Running, tokens: Path, folder: Path, cores: Cores) -> str:
         return "no profile: py-spy is not installed"
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / f"{running.contestant.name}.profile.svg"
-    arguments = [spy, "record", "--native", "--subprocesses", "-r", "500", "-d", str(_SECONDS), "-o", str(output)]
+    # Threads that wait count as running to py-spy, so only those that hold the interpreter are asked.
+    arguments = [spy, "record", "--gil", "--subprocesses", "-r", "500", "-d", str(_SECONDS), "-o", str(output)]
     watching = subprocess.Popen(
         [*arguments, "--pid", str(running.program.process.pid)],
         stdout=subprocess.DEVNULL,
