@@ -24,8 +24,8 @@ MAX_HEAD = 64 * 1024
 class Upstream(asyncio.Protocol):
     """One connection to an origin; see the module."""
 
-    __slots__ = ("_chunked", "_inbox", "_lost", "_reader", "answered", "deadline", "exchange", "paused", "pool",
-                 "served", "transport")  # fmt: skip
+    __slots__ = ("_chunked", "_inbox", "_lost", "_persists", "_reader", "answered", "deadline", "exchange", "paused",
+                 "pool", "served", "transport")  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -39,6 +39,8 @@ class Upstream(asyncio.Protocol):
         self._inbox = b""
         self._reader: BodyReader | None = None
         self._lost = False
+        #: False where the response being read says that its connection ends with it.
+        self._persists = False
         self._chunked = False
         #: True once a byte of the current exchange's response has come.
         self.answered = False
@@ -116,10 +118,10 @@ class Upstream(asyncio.Protocol):
         self.answered = True
         while True:
             end = data.find(END)
+            if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
+                exchange.upstream_failed("response head too large")
+                return
             if end < 0:
-                if len(data) > MAX_HEAD:
-                    exchange.upstream_failed("response head too large")
-                    return
                 self._inbox = data
                 return
             head, data = data[: end + 4], data[end + 4 :]
@@ -151,6 +153,7 @@ class Upstream(asyncio.Protocol):
             exchange.respond(response, payload, True, response.keep_alive and not rest)
             return
         self._reader = current
+        self._persists = response.keep_alive
         exchange.respond(response, payload, False, response.keep_alive)
 
     def _body(self, exchange: Exchange, current: BodyReader, data: bytes) -> None:
@@ -161,7 +164,7 @@ class Upstream(asyncio.Protocol):
             return
         if current.done:
             self._reader = None
-            exchange.respond_more(payload, True, not rest)
+            exchange.respond_more(payload, True, self._persists and not rest)
         elif payload:
             exchange.respond_more(payload, False, True)
 
@@ -170,15 +173,19 @@ class Upstream(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended(f"the upstream's connection broke: {exc}" if exc else "the upstream closed its connection")
+        if exc is None:
+            self._ended("the upstream closed its connection")
+        else:
+            self._ended(f"the upstream's connection broke: {exc}", broken=True)
         self.pool.forget(self)
 
-    def _ended(self, why: str) -> None:
+    def _ended(self, why: str, broken: bool = False) -> None:
         self._lost = True
         exchange, current = self.exchange, self._reader
         if exchange is None:
             return
-        if current is not None:
+        # A body that ends with its connection is whole after a FIN; a reset cut it short.
+        if current is not None and not broken:
             self._reader = None
             try:
                 current.eof()
