@@ -1,7 +1,7 @@
 """New API keys, from the operating system's randomness.
 
-A public part has 96 bits, enough never to meet its like; a secret part has 256, enough never to be guessed,
-and stays below the 72 bytes that bcrypt reads.
+A public part has 96 bits, enough never to meet its like; a secret part has 256 (with a prefix of more than 29
+characters a few less), and stays within the 72 bytes that bcrypt reads.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gateway.credentials.parse import Prefixes
 
 _ALPHABET = string.ascii_letters + string.digits
 
-#: 43 characters of 62 are 256 bits.
-_SECRET_LENGTH = 43
+#: 43 characters of 62 are 256 bits; 32 of them, 190 bits, are the least that we make.
+_SECRET_LENGTH, _LEAST = 43, 32
 _PUBLIC_BYTES = 12
 
 
@@ -36,10 +36,11 @@ class NewKey:
 def mint_key(prefixes: Prefixes) -> NewKey:
     """Make a new key under the configured prefixes.
 
-    Raises ValueError when the secret's prefix leaves no room for 256 bits.
+    Raises ValueError when the secret's prefix leaves too little room for chance.
     """
-    if len(prefixes.secret) + _SECRET_LENGTH > SECRET_LIMIT:
-        raise ValueError(f"a secret_prefix may have at most {SECRET_LIMIT - _SECRET_LENGTH} characters")
+    length = min(_SECRET_LENGTH, SECRET_LIMIT - len(prefixes.secret))
+    if length < _LEAST:
+        raise ValueError(f"a secret_prefix may have at most {SECRET_LIMIT - _LEAST} characters")
     public = prefixes.public + secrets.token_hex(_PUBLIC_BYTES)
-    secret = prefixes.secret + "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
+    secret = prefixes.secret + "".join(secrets.choice(_ALPHABET) for _ in range(length))
     return NewKey(public, secret.encode("ascii"))
