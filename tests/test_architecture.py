@@ -32,7 +32,20 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "telemetry": ("core",),
     "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1"),  # what a head may hold
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
-    "analysis": ("core", "config", "routing", "registry", "snapshot", "build", "pipeline"),
+    # What would become of a request: read and judged by the parts that serve it, over ports of its own.
+    "analysis": (
+        "core",
+        "config",
+        "routing",
+        "registry",
+        "snapshot",
+        "build",
+        "pipeline",
+        "counters.memory",
+        "credentials.declared",
+        "proxy.http1",
+        "proxy.messages",
+    ),
     "importers": ("core", "config"),
     "proxy": ("core", "pipeline", "snapshot", "telemetry"),
     "oauth": ("core", "config", "telemetry"),

@@ -24,18 +24,16 @@ def check(
 ) -> None:
     """Validate the configuration, run its tests offline, and point out what it hardly means."""
     from gateway.analysis.lint import lint
+    from gateway.analysis.offline import run_tests
     from gateway.config.loader import load
 
     loaded = load(config)
     advice = [*loaded.warnings, *lint(loaded)]
     for line in advice:
         print(line, file=sys.stderr)
+    # Compiles as well, which finds what reading alone does not.
+    results = run_tests(loaded)
     failed = 0
-    results = []
-    if loaded.config.tests:
-        from gateway.analysis.offline import run_tests
-
-        results = run_tests(loaded)
     for result in results:
         sentence = f"{result.test.request} as {result.test.as_}"
         if result.passed:

@@ -45,7 +45,7 @@ class Demo:
         username, target = shown
         key = await _make_key(app, username)
         host = app.config.listen.proxy.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with, not bound to
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         print(
             f"\nA key for {username}, good for a day. Try:\n\n"
             f"  curl -i -H 'Authorization: Bearer {key}' http://{host}:{app.listener.port}{target}\n",
