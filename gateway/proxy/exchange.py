@@ -221,13 +221,11 @@ class Exchange:
         if limit is not None and self.received > limit and self.state != DRAINING:
             self.client_failed(Deny(answers.BODY_TOO_LARGE, close=True), "body too large")
             return False
+        if self.state == FORWARDING and self.route is not None and self.upstream is not None and not self.upstream.paused:
+            # While the client sends, its own deadline counts; then the upstream's.
+            self.deadline = monotonic_ns() + self.route.service.read_timeout if current.done else 0
         self.sink.write(payload, current.done)
-        if self.state == FORWARDING:
-            service = self.route.service if self.route is not None else None
-            if service is not None:
-                # While the client sends, its own deadline counts; then the upstream's.
-                self.deadline = monotonic_ns() + service.read_timeout if current.done else 0
-        elif self.state == DRAINING and current.done:
+        if self.state == DRAINING and current.done:
             self._released()
         return True
 
@@ -362,10 +360,10 @@ class Exchange:
         """The response's head, and what came with it of the body."""
         context, route, head = self.context, self.route, self.head
         assert route is not None  # noqa: S101 - only what has matched is forwarded
+        if route.response_hooks and not self._hooked(route, response):
+            return
         self.state = RESPONDING
         self.status = response.status
-        for hook in route.response_hooks:
-            hook(context, response.status, response.fields)
         if self.plane.draining:
             self.close = True
         framing = response.framing
@@ -382,11 +380,22 @@ class Exchange:
         if self.chunked_out:
             payload = chunk(payload) + (LAST_CHUNK if last else b"")
         self.sent += len(payload)
+        # Before the write: a client that is blocked by it stops the upstream's clock.
+        self.deadline = 0 if last else monotonic_ns() + route.service.read_timeout
         self.downstream.write(out + payload if payload else out)
         if last:
             self._responded(reusable)
-        else:
-            self.deadline = monotonic_ns() + route.service.read_timeout
+
+    def _hooked(self, route: Route, response: ResponseHead) -> bool:
+        """Show the head to the policies that want to see it; False if one broke, which is answered here."""
+        try:
+            for hook in route.response_hooks:
+                hook(self.context, response.status, response.fields)
+        except Exception:  # noqa: BLE001 - a policy is foreign code: whatever breaks in it is a 500
+            _log.exception("a policy broke on the response to request %s", self.context.request_id)
+            self.refuse(Deny(answers.INTERNAL_ERROR))
+            return False
+        return True
 
     def respond_more(self, payload: bytes, last: bool, reusable: bool) -> None:
         """More of the response's body."""
@@ -523,7 +532,7 @@ class Exchange:
         self._finish(now)
         current = self.reader
         if current is not None and not current.done:
-            if self.close:
+            if self.close or not self._drainable():
                 self._over()
                 self.downstream.linger()
                 return

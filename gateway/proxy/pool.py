@@ -67,9 +67,10 @@ class Pool:
                     pending.fail(error)
                 return
             connection = finished.result()
-            if pending.done or self._closed:
+            if pending.done:
                 connection.close()
                 return
+            # In a pool that was closed meanwhile, its exchange still gets it; it ends when it is given back.
             self.connections.add(connection)
             pending.resolve(connection)
 
