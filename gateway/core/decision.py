@@ -102,7 +102,9 @@ class Pending(Generic[T]):
 
     __slots__ = ("_callback", "_errback", "_error", "_on_cancel", "_state", "_value")
 
-    _WAITING, _DELIVERED, _CANCELLED = 0, 1, 2
+    _WAITING = 0
+    _DELIVERED = 1
+    _CANCELLED = 2
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
         self._state = self._WAITING

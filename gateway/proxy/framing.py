@@ -89,7 +89,10 @@ class ChunkedReader:
 
     __slots__ = ("_buffer", "_left", "_state", "_trailer_bytes", "done", "trailers")
 
-    _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
+    _SIZE = 0
+    _DATA = 1
+    _DATA_END = 2
+    _TRAILERS = 3
 
     def __init__(self) -> None:
         self.done = False
