@@ -50,8 +50,9 @@ CLOSED: Final = 3
 class Downstream(asyncio.Protocol):
     """One client connection; see the module."""
 
-    __slots__ = ("_address", "_blocked", "_half_closed", "_inbox", "_life", "_lingered", "_paused", "_peer",
-                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "deadline", "exchange", "transport")  # fmt: skip
+    __slots__ = ("_address", "_blocked", "_half_closed", "_heading", "_inbox", "_life", "_lingered", "_paused", "_peer",
+                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "deadline", "exchange",
+                 "transport")  # fmt: skip
 
     def __init__(self, plane: Plane, scheme: str = "http") -> None:
         self._plane = plane
@@ -62,7 +63,11 @@ class Downstream(asyncio.Protocol):
         self._paused = False
         self._blocked = False
         self._half_closed = False
+        #: True while the deadline is that of a head: of the connection's first one, or of one that has begun.
+        self._heading = True
         self._lingered = 0
+        #: What waited to be written when a closing connection was last looked at, in bytes.
+        self._unsent = 0
         self._peer: messages.Peer | None = None
         self._peer_of: Snapshot | None = None
         self.exchange: Exchange | None = None
@@ -103,6 +108,11 @@ class Downstream(asyncio.Protocol):
                 self.reset()
             return
         self._inbox = self._inbox + data if self._inbox else data
+        if self._blocked:
+            # It does not read its answers: its next requests wait until it does.
+            if len(self._inbox) > INBOX:
+                self.pause()
+            return
         self._pump()
 
     def eof_received(self) -> bool:
@@ -113,12 +123,17 @@ class Downstream(asyncio.Protocol):
             exchange.client_gone()
             self.exchange = None
             return False
-        # It has said all that it wants to say; the answer is still due.
+        # It has said all that it wants to say; the answers to what it has asked are still due.
         self._half_closed = True
-        self._inbox = b""
-        exchange.close = True
-        self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
+        self._grace(exchange)
         return True
+
+    def _grace(self, exchange: Exchange) -> None:
+        """The exchange of a client that has closed its side: its answer must begin soon."""
+        self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
+        if END not in self._inbox:
+            self._inbox = b""
+            exchange.close = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._life = CLOSED
@@ -135,10 +150,21 @@ class Downstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._life == OPEN:
-            self.deadline = 0
-        if self.exchange is not None:
-            self.exchange.download_flowing()
+        if self._life != OPEN:
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body if self._uploading(exchange) else 0
+            exchange.download_flowing()
+            return
+        self.resume()
+        self._heading = False
+        self._pump()
+
+    @staticmethod
+    def _uploading(exchange: Exchange) -> bool:
+        """Is the client in the middle of its body?"""
+        return exchange.reader is not None and not exchange.reader.done
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +174,7 @@ class Downstream(asyncio.Protocol):
             return
         self._pumping = True
         plane = self._plane
-        while self.exchange is None and self._inbox and self._life == OPEN:
+        while self.exchange is None and self._inbox and self._life == OPEN and not self._blocked:
             inbox = self._inbox
             limits = plane.snapshot.limits
             if inbox[0] == 0x0D:
@@ -160,10 +186,13 @@ class Downstream(asyncio.Protocol):
                 if end < 4 or end > limits.header_bytes:
                     end = find_end(inbox, limits)
                     if end < 0:
-                        if not self.deadline or self._waiting_idle():
+                        if not self._heading:
+                            self._heading = True
                             self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
                         self._inbox = inbox
                         self._pumping = False
+                        if self._half_closed:
+                            self._close()
                         return
                 if end == len(inbox):
                     head = parse_request(inbox, limits)
@@ -175,19 +204,19 @@ class Downstream(asyncio.Protocol):
                 self._inbox = b""
                 self._reject(refused.answer, detail=refused.detail)
                 break
+            self._heading = False
             self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
             exchange = self.exchange = Exchange(self, plane, head)
+            if self._half_closed:
+                self._grace(exchange)
             try:
                 exchange.begin()
-            except Exception as error:  # a defect of ours: the client gets a 500, never silence
+            except Exception as error:  # noqa: BLE001 - a defect of ours: the client gets a 500, never silence
                 exchange.crashed(error)
         self._pumping = False
-        if self.exchange is None and self._life == OPEN:
+        if self.exchange is None and self._life == OPEN and not self._blocked:
+            self._heading = False
             self.deadline = monotonic_ns() + plane.snapshot.timeouts.idle
-
-    def _waiting_idle(self) -> bool:
-        """The deadline is that of an idle connection, and a head has begun to arrive."""
-        return self.deadline - monotonic_ns() > self._plane.snapshot.timeouts.header
 
     def _skip_empty_lines(self, inbox: bytes) -> bytes:
         for _ in range(_MAX_EMPTY_LINES):
@@ -234,14 +263,15 @@ class Downstream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send to the client; dropped when it is gone."""
-        if self._life < CLOSED and self.transport is not None:
+        if self._life == OPEN and self.transport is not None:
             self.transport.write(data)
 
     def pause(self) -> None:
         """Stop reading."""
         if not self._paused and self._life == OPEN and self.transport is not None:
             self._paused = True
-            self.deadline = 0
+            if not self._blocked:
+                self.deadline = 0
             self.transport.pause_reading()
 
     def resume(self) -> None:
@@ -249,23 +279,25 @@ class Downstream(asyncio.Protocol):
         if self._paused and self._life < CLOSED and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
+            if self.exchange is not None and not self._blocked and self._uploading(self.exchange):
+                self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
 
     def released(self, close: bool) -> None:
         """The exchange is over and its request was read to the end."""
-        self.exchange = None
-        if close or self._half_closed:
-            if self._inbox or self._paused:
-                self.linger()
+        exchange, self.exchange = self.exchange, None
+        if close or (self._half_closed and not self._inbox):
+            if self._inbox or self._paused or (exchange is not None and exchange.head.keep_alive):
+                self.linger()  # its next request may be on its way
             else:
                 self._close()
             return
         if self._life != OPEN:
             return
-        if self._paused:
+        if self._paused and not self._blocked:
             self.resume()
         if self._inbox:
             self._pump()
-        elif not self._pumping:
+        elif not self._pumping and not self._blocked:
             self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.idle
 
     def linger(self) -> None:
@@ -279,6 +311,7 @@ class Downstream(asyncio.Protocol):
             return
         self._life = LINGERING
         self._inbox = b""
+        self._unsent = transport.get_write_buffer_size()
         self.deadline = monotonic_ns() + LINGER
         self.resume()
         if not transport.is_closing():
@@ -287,8 +320,23 @@ class Downstream(asyncio.Protocol):
     def _close(self) -> None:
         if self._life < CLOSING and self.transport is not None:
             self._life = CLOSING
+            self._unsent = self.transport.get_write_buffer_size()
             self.deadline = monotonic_ns() + CLOSE_PATIENCE
             self.transport.close()
+
+    def _leaving(self) -> None:
+        """A closing connection's patience is over: cut it, unless the client is still reading what was written."""
+        transport = self.transport
+        if transport is None or self._life == CLOSED:
+            return
+        unsent = transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self.deadline = monotonic_ns() + CLOSE_PATIENCE
+        elif unsent:
+            self.reset()
+        else:
+            transport.abort()
 
     def reset(self) -> None:
         """End the connection at once, and so that the client can see that it was cut short."""
@@ -317,18 +365,19 @@ class Downstream(asyncio.Protocol):
         self.deadline = 0
         exchange = self.exchange
         if self._life != OPEN:
-            self.reset()
+            self._leaving()
         elif exchange is None:
-            if self._inbox:
+            if self._blocked:
+                self.reset()
+            elif self._inbox:
                 self._reject(answers.REQUEST_TIMEOUT, detail="the head did not arrive in time")
             else:
                 self._close()
-        elif self._half_closed:
-            if exchange.state < RESPONDING:
-                exchange.client_gone()
-                self.exchange = None
-                self._close()
+        elif self._half_closed and exchange.state < RESPONDING:
+            exchange.client_gone()
+            self.exchange = None
+            self._close()
         elif self._blocked:
             exchange.abort("the client stopped reading")
-        elif exchange.reader is not None and not exchange.reader.done:
+        elif self._uploading(exchange):
             exchange.client_timeout()

@@ -181,6 +181,12 @@ class Exchange:
         self.pending = None
         if self.state == DONE:
             return
+        try:
+            self._act(decision)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not strike who delivered the decision
+            self.crashed(error)
+
+    def _act(self, decision: Decision) -> None:
         if isinstance(decision, Deny):
             self.refuse(decision)
         elif isinstance(decision, Reply):
@@ -221,7 +227,8 @@ class Exchange:
         if limit is not None and self.received > limit and self.state != DRAINING:
             self.client_failed(Deny(answers.BODY_TOO_LARGE, close=True), "body too large")
             return False
-        if self.state == FORWARDING and self.route is not None and self.upstream is not None and not self.upstream.paused:
+        upstream = self.upstream
+        if self.state == FORWARDING and upstream is not None and not upstream.paused and self.route is not None:
             # While the client sends, its own deadline counts; then the upstream's.
             self.deadline = monotonic_ns() + self.route.service.read_timeout if current.done else 0
         self.sink.write(payload, current.done)
