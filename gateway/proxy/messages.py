@@ -246,7 +246,8 @@ def interim_head(response: ResponseHead) -> bytes:
     """A 1xx head for the client."""
     out = [b"HTTP/1.1", response.line]
     for name, value in response.fields:
-        if name.lower() not in RESPONSE_DROP:
+        lower = name.lower()
+        if lower not in RESPONSE_DROP and lower not in response.options:
             out += (name, b": ", value, b"\r\n")
     out.append(b"\r\n")
     return b"".join(out)
