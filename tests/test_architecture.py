@@ -6,6 +6,7 @@ Read from the source by `ast`, imports inside functions and under TYPE_CHECKING 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,6 +164,16 @@ def test_every_room_has_its_rule() -> None:
     rooms = {room for room in rooms if (ROOT / "gateway" / room).is_dir() or (ROOT / "gateway" / f"{room}.py").exists()}
     unruled = rooms - set(ROOMS) - set(COMPOSERS) - {"__init__", "__pycache__"}
     assert not unruled, f"say in tests/test_architecture.py (and docs/ARCHITECTURE.md) what these may import: {unruled}"
+
+
+def test_the_page_says_the_same() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*)\|$", page, re.MULTILINE)
+    told = {room: set(re.findall(r"`([\w.]+)`", allowed)) for room, allowed in rows}
+    standing = {
+        room for room in ROOMS if (ROOT / "gateway" / room).is_dir() or (ROOT / "gateway" / f"{room}.py").exists()
+    }
+    assert told == {room: set(ROOMS[room]) for room in standing}
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
