@@ -1,0 +1,93 @@
+"""What becomes of a request header by its name, in every spelling that a CGI or WSGI server would fold into it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.http import HOP_BY_HOP, IDENTITY, OWN, TRUSTED_ONLY, Kind, NameMemo, classify, fold, tokens
+
+CONTRACT = (
+    "X-Consumer-ID",
+    "X-Consumer-Username",
+    "X-Consumer-Custom-ID",
+    "X-Consumer-Groups",
+    "X-Credential-Identifier",
+    "X-Anonymous-Consumer",
+    "X-Organization-ID",
+    "X-Authenticated-Scope",
+    "X-Authenticated-UserId",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Real-IP",
+)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper, lambda name: name.replace("-", "_")])
+def test_what_the_gateway_alone_writes(name: str, spell: object) -> None:
+    spelled: str = spell(name)  # type: ignore[operator]  # one of the functions above
+    assert classify(spelled.encode()) is Kind.IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"Accept", Kind.FORWARD),
+        (b"Cookie", Kind.FORWARD),
+        (b"X_Custom", Kind.FORWARD),
+        (b"Connection", Kind.HOP),
+        (b"TE", Kind.HOP),
+        (b"Proxy", Kind.HOP),
+        (b"Host", Kind.OWN),
+        (b"Content-Length", Kind.OWN),
+        (b"Transfer-Encoding", Kind.OWN),
+        (b"X-Request-ID", Kind.OWN),
+        # Nobody means these, and an upstream could take them for what they fold into.
+        (b"Content_Length", Kind.IDENTITY),
+        (b"Transfer_Encoding", Kind.IDENTITY),
+        (b"X-Request_ID", Kind.IDENTITY),
+        (b"Forwarded", Kind.TRUSTED),
+        (b"X-Original-URL", Kind.TRUSTED),
+        (b"X_HTTP_Method_Override", Kind.TRUSTED),
+        (b"Authorization", Kind.CREDENTIAL),
+        (b"apikey", Kind.CREDENTIAL),
+        (b"X-API-Key", Kind.CREDENTIAL),
+    ],
+)
+def test_kinds(name: bytes, kind: Kind) -> None:
+    assert classify(name) is kind
+    memo = NameMemo()
+    assert memo[name] == memo[name] == (kind, name.lower())
+
+
+@given(
+    st.sampled_from(sorted(IDENTITY | HOP_BY_HOP | TRUSTED_ONLY | OWN)),
+    st.lists(st.sampled_from(["same", "upper", "underscore"]), min_size=1, max_size=40),
+)
+def test_no_spelling_slips_through(name: bytes, ways: list[str]) -> None:
+    letters = []
+    for place, letter in enumerate(name.decode()):
+        way = ways[place % len(ways)]
+        letters.append(letter.upper() if way == "upper" else "_" if way == "underscore" and letter == "-" else letter)
+    spelled = "".join(letters).encode()
+    assert fold(spelled) == name
+    assert classify(spelled) is not Kind.FORWARD
+
+
+def test_a_memo_is_bounded() -> None:
+    memo = NameMemo()
+    for number in range(5000):
+        assert memo[b"X-%d" % number] == (Kind.FORWARD, b"x-%d" % number)
+    assert len(memo) == 4096
+
+
+@pytest.mark.parametrize(
+    ("value", "members"),
+    [(b"", []), (b"close", [b"close"]), (b" Keep-Alive ,, \tX-A", [b"keep-alive", b"x-a"])],
+)
+def test_tokens(value: bytes, members: list[bytes]) -> None:
+    assert tokens(value) == members
