@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.http import HOP_BY_HOP, IDENTITY, OWN, TRUSTED_ONLY, Kind, NameMemo, classify, fold, tokens
+from gateway.core.http import HOP_BY_HOP, IDENTITY, OWN, TRUSTED_ONLY, Kind, classify, fold, tokens
 
 CONTRACT = (
     "X-Consumer-ID",
@@ -60,8 +60,6 @@ def test_what_the_gateway_alone_writes(name: str, spell: object) -> None:
 )
 def test_kinds(name: bytes, kind: Kind) -> None:
     assert classify(name) is kind
-    memo = NameMemo()
-    assert memo[name] == memo[name] == (kind, name.lower())
 
 
 @given(
@@ -76,13 +74,6 @@ def test_no_spelling_slips_through(name: bytes, ways: list[str]) -> None:
     spelled = "".join(letters).encode()
     assert fold(spelled) == name
     assert classify(spelled) is not Kind.FORWARD
-
-
-def test_a_memo_is_bounded() -> None:
-    memo = NameMemo()
-    for number in range(5000):
-        assert memo[b"X-%d" % number] == (Kind.FORWARD, b"x-%d" % number)
-    assert len(memo) == 4096
 
 
 @pytest.mark.parametrize(
