@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Final
 
 from gateway import pipeline
 from gateway.core import answers
+from gateway.core.answers import Answer
 from gateway.core.context import Context
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
 from gateway.core.path import PathError, canonical
 from gateway.proxy import messages
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
-from gateway.proxy.http1 import CHUNKED, HOSTS, Refused, RequestHead, ResponseHead
+from gateway.proxy.http1 import CHUNKED, Refused, RequestHead, ResponseHead, hostname_of
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
 from gateway.proxy.upstream import Upstream
 
@@ -41,15 +42,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("postern.proxy")
 
 #: The most interim responses (1xx) that an upstream may send before its final one.
-MAX_INTERIM = 32
+MAX_INTERIM: Final = 32
 
 #: RFC 9110 §9.2.2: may be sent again when a kept connection dies before it answered.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
+METHODS: Final = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 
 #: The status that stands in records for a client that went away before its answer (nginx's 499).
-CLIENT_CLOSED = 499
+CLIENT_CLOSED: Final = 499
 
 
 #: The states.  Plain numbers: an enum's member costs a dictionary look-up each time it is named.
@@ -98,20 +99,23 @@ class Exchange:
         snapshot = self.snapshot = plane.snapshot
         self.arrived = arrived = monotonic_ns()
         target, hostname = head.target, head.hostname
-        problem = ""
-        if target[0] != 0x2F:
+        problem: Answer | None = None
+        if target == b"*":
+            # Asks about the server itself (RFC 9112 §3.2.4): no route is named by it.
+            problem = answers.NO_ROUTE if head.method == b"OPTIONS" else answers.BAD_REQUEST
+        elif target[0] != 0x2F:
             try:
                 target, head.host = messages.absolute_form(target, head.host)
-                hostname = HOSTS[head.host] if head.host else ""
-            except (ValueError, Refused) as error:
-                problem = str(error)
+                hostname = hostname_of(head.host)
+            except (ValueError, Refused):
+                problem = answers.BAD_REQUEST
         raw, _, query = target.partition(b"?")
         path = ""
-        if not problem:
+        if problem is None:
             try:
-                path = canonical(raw, snapshot.paths) if raw != b"*" else "*"
-            except PathError as error:
-                problem = str(error)
+                path = canonical(raw, snapshot.paths)
+            except PathError:
+                problem = answers.BAD_REQUEST
         method = METHODS.get(head.method)
         if method is None:
             method = head.method.decode("ascii")
@@ -140,8 +144,8 @@ class Exchange:
             self.reader = reader(framing)
             if (waiting := downstream.take_inbox()) and not self.feed(waiting):
                 return
-        if problem:
-            self.refuse(Deny(answers.BAD_REQUEST, close=True))
+        if problem is not None:
+            self.refuse(Deny(problem, close=problem is answers.BAD_REQUEST))
             return
         match = None
         if method == "OPTIONS" and snapshot.preflights:

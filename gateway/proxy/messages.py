@@ -9,37 +9,40 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
-from gateway.core.http import CREDENTIALS, RESPONSE_DROP, RESPONSE_NAMES, Kind
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch
+from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch, watches
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
     from gateway.core.units import Network
     from gateway.snapshot import Route
 
-_VIA = {1: b"Via: 1.1 postern\r\n", 0: b"Via: 1.0 postern\r\n"}
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_GIVEN_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-_CREDENTIAL = int(Kind.CREDENTIAL)
-_TRUSTED = int(Kind.TRUSTED)
+_VIA: Final = {1: b"Via: 1.1 postern\r\n", 0: b"Via: 1.0 postern\r\n"}
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+_CREDENTIAL: Final = int(Kind.CREDENTIAL)
+_TRUSTED: Final = int(Kind.TRUSTED)
 #: Members of Connection that name no field.
-_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade"})
+_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 
 
-class Peer(NamedTuple):
+class Peer:
     """Who is at the other end of a client connection: the client's address (found through trusted proxies),
     the scheme that it used, whether its forwarding headers are believed, the forwarding lines for the
     upstream up to X-Forwarded-Host, and the X-Forwarded-Host of a trusted proxy (else None)."""
 
-    client: str
-    scheme: str
-    trusted: bool
-    lines: bytes
-    host: bytes | None = None
+    __slots__ = ("client", "host", "lines", "scheme", "trusted")
+
+    def __init__(self, client: str, scheme: str, trusted: bool, lines: bytes, host: bytes | None = None) -> None:
+        self.client = client
+        self.scheme = scheme
+        self.trusted = trusted
+        self.lines = lines
+        self.host = host
 
 
 def _address(text: str) -> str:
@@ -193,7 +196,7 @@ def _derived(request_id: bytes) -> bytes:
     return blake2b(request_id, digest_size=16).hexdigest().encode()
 
 
-_DROPS: dict[tuple[frozenset[bytes], ...], frozenset[bytes]] = {(): RESPONSE_DROP}
+_DROPS: Final[dict[tuple[frozenset[bytes], ...], frozenset[bytes]]] = {(): RESPONSE_DROP}
 
 
 def _drop(replaced: tuple[frozenset[bytes], ...]) -> frozenset[bytes]:
@@ -217,7 +220,7 @@ def response_head(response: ResponseHead, context: Context, chunked: bool, close
         drop = _DROPS.get(replaced)
         if drop is None:
             drop = _drop(replaced)
-        if response.options or not RESPONSE_NAMES.knows(drop):
+        if response.options or not watches(drop):
             drop = drop.union(option for option in response.options if option not in _OPTIONS)
             lines = [line for line in lines if line.partition(b":")[0].lower() not in drop]
             watch(_DROPS.get(replaced, RESPONSE_DROP))
