@@ -20,7 +20,7 @@ from gateway.core.answers import Answer, reason_phrase
 from gateway.core.context import Context
 from gateway.core.decision import Decision, Deny, Pending, Reply
 from gateway.core.path import PathError, canonical
-from gateway.proxy.http1 import HOSTS, Refused, find_end, parse_request
+from gateway.proxy.http1 import Refused, find_end, hostname_of, parse_request
 from gateway.proxy.messages import absolute_form
 from gateway.snapshot import Match, Snapshot
 
@@ -152,7 +152,7 @@ def _read(snapshot: Snapshot, request: Request) -> Context | Answer:
         target, hostname, scheme = parsed.target, parsed.hostname, "http"
         if not target.startswith(b"/"):
             target, host = absolute_form(target, parsed.host)
-            hostname = HOSTS[host]
+            hostname = hostname_of(host)
             scheme = request.target.partition(_ABSOLUTE)[0].lower() if _ABSOLUTE in request.target else scheme
         raw, _, query = target.partition(b"?")
         path = canonical(raw, snapshot.paths) if raw != b"*" else "*"

@@ -8,6 +8,7 @@ A name is judged as a CGI or WSGI server would fold it: case and `_` against `-`
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class Kind(IntEnum):
@@ -104,7 +105,7 @@ _NEVER = frozenset({b"proxy"})
 #: Response headers that belong to the upstream's hop.
 RESPONSE_DROP = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
 
-_MEMO_LIMIT = 4096
+_MEMO_LIMIT: Final = 4096
 
 
 def fold(name: bytes) -> bytes:
@@ -131,61 +132,31 @@ def classify(name: bytes) -> Kind:
     return Kind.CREDENTIAL if lower in CREDENTIALS else Kind.FORWARD
 
 
-class NameMemo(dict[bytes, tuple[int, bytes]]):
-    """`memo[name]` is `(kind, lower-case name)`; remembers up to 4,096 spellings, computes the rest."""
+_request_names: Final[dict[bytes, tuple[int, bytes]]] = {}
 
-    def __missing__(self, name: bytes) -> tuple[int, bytes]:
+
+def request_name(name: bytes) -> tuple[int, bytes]:
+    """`(kind, lower-case name)` of a request header; remembers up to 4,096 spellings."""
+    entry = _request_names.get(name)
+    if entry is None:
         entry = (int(classify(name)), name.lower())
-        if len(self) < _MEMO_LIMIT:
-            self[name] = entry
-        return entry
+        if len(_request_names) < _MEMO_LIMIT:
+            _request_names[name] = entry
+    return entry
 
 
-REQUEST_NAMES = NameMemo()
-
-
-class ResponseMemo(dict[bytes, bytes | None]):
-    """`memo[name]` is the lower-case name of a response header that may have to go, None for one that passes.
-
-    What may have to go: this hop's own fields, framing, and whatever names policies replace (`watch`).
-    """
+class Watched:
+    """The response headers that may have to go: this hop's own fields, framing, and what policies replace."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._watched = RESPONSE_DROP
+        self.names = RESPONSE_DROP
 
-    def knows(self, names: frozenset[bytes]) -> bool:
-        """Are these told apart already?"""
-        return names <= self._watched
-
-    def watch(self, names: frozenset[bytes]) -> None:
-        """From now on tell these names apart, too."""
-        if not names <= self._watched:
-            self._watched |= names
-            self.clear()
-
-    def __missing__(self, name: bytes) -> bytes | None:
-        lower = name.lower()
-        found = lower if lower in self._watched else None
-        if len(self) < _MEMO_LIMIT:
-            self[name] = found
-        return found
-
-
-RESPONSE_NAMES = ResponseMemo()
-
-
-class LowerMemo(dict[bytes, bytes]):
-    """`memo[name]` is the lower-case name; remembers up to 4,096 spellings, computes the rest."""
-
-    def __missing__(self, name: bytes) -> bytes:
-        lower = name.lower()
-        if len(self) < _MEMO_LIMIT:
-            self[name] = lower
-        return lower
-
-
-LOWER = LowerMemo()
+    def add(self, names: frozenset[bytes]) -> bool:
+        """Watch these, too; False if they were watched already."""
+        if names <= self.names:
+            return False
+        self.names |= names
+        return True
 
 
 def tokens(value: bytes) -> list[bytes]:

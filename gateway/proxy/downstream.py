@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, cast
 
@@ -47,12 +48,17 @@ CLOSING: Final = 2
 CLOSED: Final = 3
 
 
-class Downstream(asyncio.Protocol):
-    """One client connection; see the module."""
+class Downstream:
+    """One client connection, an `asyncio.Protocol` in all but the base class (compiled classes have none of others').
+
+    See the module.
+    """
 
     __slots__ = ("_address", "_blocked", "_half_closed", "_heading", "_inbox", "_life", "_lingered", "_paused", "_peer",
-                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "deadline", "exchange",
+                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "_write", "deadline", "exchange",
                  "transport")  # fmt: skip
+
+    _write: Callable[[bytes], object]
 
     def __init__(self, plane: Plane, scheme: str = "http") -> None:
         self._plane = plane
@@ -78,6 +84,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._write = self.transport.write
         self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         peername = transport.get_extra_info("peername")
         sockname = transport.get_extra_info("sockname")
@@ -263,8 +270,8 @@ class Downstream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send to the client; dropped when it is gone."""
-        if self._life == OPEN and self.transport is not None:
-            self.transport.write(data)
+        if self._life == OPEN:
+            self._write(data)
 
     def pause(self) -> None:
         """Stop reading."""

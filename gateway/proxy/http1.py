@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import httptools
 
 from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.core.context import NOTHING_REPEATED, split_fields
-from gateway.core.http import CREDENTIALS, LOWER, REQUEST_NAMES, RESPONSE_NAMES, Kind, tokens
+from gateway.core.http import CREDENTIALS, Kind, Watched, request_name, tokens
 
 V = TypeVar("V")
 
@@ -31,42 +31,43 @@ NO_BODY: Final = 0
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
-_LONG_TARGET = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
-_SOME_VERSION = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
-_HOST = re.compile(
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
+_LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
+_SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
+_HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{0,5})?"
 )
 
 #: What llhttp knows and does not treat specially; any other token is fed to it as POST and forwarded as sent.
-_FED_AS_IS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
-_REFUSED = frozenset({b"CONNECT", b"TRACE"})
+_FED_AS_IS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
+_REFUSED: Final = frozenset({b"CONNECT", b"TRACE"})
 #: Codings that RFC 9112 and its registry know; one of these before `chunked` is understood and not implemented.
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
-class HostMemo(dict[bytes, str]):
-    """`memo[host]`: a Host field's value as routers want it, lower case, without port and final dot.
+_hosts: Final[dict[bytes, str]] = {}
+
+
+def hostname_of(host: bytes) -> str:
+    """A Host field's value as routers want it: lower case, without port and final dot.
 
     Raises `Refused` for what is no host (RFC 9112 §3.2); remembers 4,096 good ones.
     """
-
-    def __missing__(self, host: bytes) -> str:
-        if not _HOST.fullmatch(host):
-            raise Refused(answers.BAD_REQUEST, "malformed Host")
-        text = host.decode("ascii").lower()
-        if not text.endswith("]"):
-            name, colon, port = text.rpartition(":")
-            if colon and (port.isdigit() or not port):
-                text = name
-        text = text.removesuffix(".")
-        if len(self) < 4096:
-            self[host] = text
-        return text
-
-
-HOSTS = HostMemo()
+    known = _hosts.get(host)
+    if known is not None:
+        return known
+    if not _HOST.fullmatch(host):
+        raise Refused(answers.BAD_REQUEST, "malformed Host")
+    text = host.decode("ascii").lower()
+    if not text.endswith("]"):
+        name, colon, port = text.rpartition(":")
+        if colon and (port.isdigit() or not port):
+            text = name
+    text = text.removesuffix(".")
+    if len(_hosts) < 4096:
+        _hosts[host] = text
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class _Collector:
         self.complete += 1
 
 
-class LineMemo(dict[bytes, V]):
+class LineMemo(Generic[V]):
     """Header lines that llhttp has accepted, and what follows from each: most lines come again and again.
 
     A line stands for itself whatever its neighbours are, so a head of nothing but known lines needs no second
@@ -168,10 +169,10 @@ class LineMemo(dict[bytes, V]):
     secret are never kept.
     """
 
-    __slots__ = ("_per_name",)
+    __slots__ = ("_per_name", "known")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.known: dict[bytes, V] = {}
         self._per_name: dict[bytes, int] = {}
 
     def learn(self, line: bytes, lower: bytes, value: V) -> None:
@@ -179,37 +180,49 @@ class LineMemo(dict[bytes, V]):
         number = self._per_name.get(lower, 0)
         if number >= 64 or len(line) > 256 or lower in _SECRET_LINES:
             return
-        if len(self) >= 4096:
+        if len(self.known) >= 4096:
             self.reset()
         self._per_name[lower] = number + 1
-        self[line] = value
+        self.known[line] = value
 
     def reset(self) -> None:
         """Start anew."""
-        self.clear()
+        self.known.clear()
         self._per_name.clear()
 
 
 #: Names whose values are secrets, or may be.
-_SECRET_LINES = CREDENTIALS | {b"cookie", b"set-cookie", b"proxy-authorization", b"x-csrf-token", b"x-xsrf-token"}
+_SECRET_LINES: Final = CREDENTIALS | {
+    b"cookie",
+    b"set-cookie",
+    b"proxy-authorization",
+    b"x-csrf-token",
+    b"x-xsrf-token",
+}
 
 #: Line to (lower-case name, value, kind).
-_REQUEST_LINES: LineMemo[tuple[bytes, bytes, int]] = LineMemo()
+_REQUEST_LINES: Final[LineMemo[tuple[bytes, bytes, int]]] = LineMemo()
 #: Line to the lower-case name where it needs a look, b"" where it is simply relayed.
-_RESPONSE_LINES: LineMemo[bytes] = LineMemo()
+_RESPONSE_LINES: Final[LineMemo[bytes]] = LineMemo()
+#: The response headers that need a look.
+_WATCHED: Final = Watched()
 #: Lines whose value is new each time, of a shape that leaves nothing to judge.
-_SHAPED = re.compile(
+_SHAPED: Final = re.compile(
     rb"([Aa]uthorization|[Aa]pikey|[Xx]-[Aa][Pp][Ii]-[Kk]ey): ?([!-~]+(?: [!-~]+)?)|([Cc]ontent-[Ll]ength): ?([0-9]{1,18})"
 )
-_CREDENTIAL = int(Kind.CREDENTIAL)
-_OWN = int(Kind.OWN)
+_CREDENTIAL: Final = int(Kind.CREDENTIAL)
+_OWN: Final = int(Kind.OWN)
 
 
 def watch(names: frozenset[bytes]) -> None:
     """Tell these response headers apart from now on: policies replace them."""
-    if not RESPONSE_NAMES.knows(names):
-        RESPONSE_NAMES.watch(names)
+    if _WATCHED.add(names):
         _RESPONSE_LINES.reset()
+
+
+def watches(names: frozenset[bytes]) -> bool:
+    """Are these told apart already?"""
+    return names <= _WATCHED.names
 
 
 def forget_lines() -> None:
@@ -278,7 +291,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
 
     index: dict[bytes, bytes] = {}
     special: list[tuple[int, int, bytes]] = []
-    known = _REQUEST_LINES
+    known = _REQUEST_LINES.known
     at = 0
     for line in lines:
         entry = known.get(line)
@@ -288,7 +301,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
                 index, special = _judge_request(request, head, match.start(3))
                 break
             if shaped[1]:
-                entry = (LOWER[shaped[1]], shaped[2], _CREDENTIAL)
+                entry = (shaped[1].lower(), shaped[2], _CREDENTIAL)
             else:
                 entry = (b"content-length", shaped[4], _OWN)
         lower, value, kind = entry
@@ -329,7 +342,7 @@ def _judge_request(
     index: dict[bytes, bytes] = {}
     special: list[tuple[int, int, bytes]] = []
     for at, (name, value) in enumerate(collector.fields):
-        kind, lower = REQUEST_NAMES[name]
+        kind, lower = request_name(name)
         index[lower] = value
         if kind:
             special.append((at, kind, lower))
@@ -343,7 +356,7 @@ def _frame_request(request: RequestHead, index: dict[bytes, bytes], minor: int) 
     host = index.get(b"host")
     if host:
         request.host = host
-        request.hostname = HOSTS[host]
+        request.hostname = hostname_of(host)
     elif minor:
         raise Refused(answers.BAD_REQUEST, "no Host")
     else:
@@ -389,7 +402,7 @@ def _join(fields: Fields) -> tuple[dict[bytes, bytes], frozenset[bytes]]:
     index: dict[bytes, bytes] = {}
     repeated: set[bytes] = set()
     for name, value in fields:
-        lower = LOWER[name]
+        lower = name.lower()
         if lower in index:
             repeated.add(lower)
             # Cookies of a split field are joined as RFC 9113 §8.2.3 does.
@@ -415,24 +428,38 @@ def _refuse_coding(fields: Fields) -> None:
         raise Refused(answers.UNKNOWN_CODING, "unknown transfer coding")
 
 
+_status_lines: Final[dict[bytes, tuple[int, int, bytes]]] = {}
+
+
+def _status_line(line: bytes) -> tuple[int, int, bytes]:
+    """`(status, minor version, the line without its version, ended)`; remembers 256 of them, raises `BadResponse`."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise BadResponse("malformed status line")
+    entry = (int(match[2]), 1 if match[1] == b"1" else 0, line[8:] + b"\r\n")
+    if len(_status_lines) < 256 and len(line) < 128:
+        _status_lines[line] = entry
+    return entry
+
+
 def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     """A response's head, ending in its empty line; `bodiless` says that the request was HEAD.
 
     Raises `BadResponse` for whatever two readers could read in two ways.
     """
-    match = _STATUS_LINE.match(head)
-    if match is None:
-        raise BadResponse("malformed status line")
+    lines = head.split(b"\r\n")
+    first = _status_lines.get(lines[0])
+    if first is None:
+        first = _status_line(lines[0])
     response = ResponseHead()
-    response.status = status = int(match[2])
-    response.version = minor = 1 if match[1] == b"1" else 0
-    response.line = head[8 : match.end()]
-    response.lines = lines = head.split(b"\r\n")[1:-2]
+    status, minor, response.line = first
+    response.status, response.version = status, minor
+    response.lines = lines = lines[1:-2]
     special: list[tuple[int, bytes]] = []
     length: bytes | None = None
     coding: bytes | None = None
     connection: bytes | None = None
-    known = _RESPONSE_LINES
+    known = _RESPONSE_LINES.known
     judged: list[bytes] | None = None
     at = -1
     for line in lines:
@@ -502,7 +529,8 @@ def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
         raise BadResponse("malformed head")
     special: list[bytes] = []
     for line, (name, _) in zip(lines, collector.fields, strict=True):
-        lower = RESPONSE_NAMES[name] or b""
-        special.append(lower)
-        _RESPONSE_LINES.learn(line, name.lower(), lower)
+        lower = name.lower()
+        kept = lower if lower in _WATCHED.names else b""
+        special.append(kept)
+        _RESPONSE_LINES.learn(line, lower, kept)
     return special

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from typing import cast
 
 from gateway.core.errors import StartError
 from gateway.proxy.downstream import Downstream
@@ -30,7 +31,7 @@ class Listener:
         plane = self._plane
         try:
             self._server = await plane.loop.create_server(
-                lambda: Downstream(plane), self._host, self.port, backlog=BACKLOG
+                lambda: cast(asyncio.Protocol, Downstream(plane)), self._host, self.port, backlog=BACKLOG
             )
         except OSError as error:
             cause = os.strerror(error.errno) if error.errno else str(error)

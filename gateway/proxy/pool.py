@@ -7,7 +7,7 @@ delivered through a `Pending`.  Foreign exceptions are translated here: a failur
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gateway.core.decision import Pending
 from gateway.core.errors import PosternError
@@ -81,15 +81,17 @@ class Pool:
         origin = self.origin
         try:
             if origin.path:
-                transport, connection = await self._loop.create_unix_connection(lambda: Upstream(self), origin.path)
+                transport, protocol = await self._loop.create_unix_connection(self._protocol, origin.path)
             else:
-                transport, connection = await self._loop.create_connection(
-                    lambda: Upstream(self), origin.host, origin.port
-                )
+                transport, protocol = await self._loop.create_connection(self._protocol, origin.host, origin.port)
         except (OSError, UnicodeError) as error:
             raise ConnectError(f"{origin}: {error}") from error
         transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-        return connection
+        return cast(Upstream, protocol)
+
+    def _protocol(self) -> asyncio.Protocol:
+        # An asyncio.Protocol in all but name: a compiled class has no base that is not.
+        return cast(asyncio.Protocol, Upstream(self))
 
     def give_back(self, connection: Upstream, now: int) -> None:
         """Keep a connection whose exchange ended cleanly."""

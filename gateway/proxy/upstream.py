@@ -8,6 +8,7 @@ Whatever arrives while it is idle, and whatever follows a body, is nobody's answ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 MAX_HEAD = 64 * 1024
 
 
-class Upstream(asyncio.Protocol):
-    """One connection to an origin; see the module."""
+class Upstream:
+    """One connection to an origin, an `asyncio.Protocol` in all but the base class; see the module."""
 
-    __slots__ = ("_chunked", "_inbox", "_lost", "_persists", "_reader", "answered", "deadline", "exchange", "paused",
-                 "pool", "served", "transport")  # fmt: skip
+    __slots__ = ("_chunked", "_inbox", "_lost", "_persists", "_reader", "_write", "answered", "deadline", "exchange",
+                 "paused", "pool", "served", "transport")  # fmt: skip
+
+    _write: Callable[[bytes], object]
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -71,14 +74,14 @@ class Upstream(asyncio.Protocol):
             head += chunk(body) + (LAST_CHUNK if last else b"")
         elif body:
             head += body
-        cast(asyncio.Transport, self.transport).write(head)
+        self._write(head)
 
     def write(self, payload: bytes, last: bool) -> None:
         """More of the request's body (the `Sink` of `sinks`); the exchange pauses its source as we fill up."""
         if self._chunked:
             payload = chunk(payload) + (LAST_CHUNK if last else b"")
         if payload:
-            cast(asyncio.Transport, self.transport).write(payload)
+            self._write(payload)
 
     def pause(self) -> None:
         """The client is slower than the upstream."""
@@ -101,6 +104,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._write = self.transport.write
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
