@@ -15,7 +15,7 @@ from gateway.config.services import Service as ServiceConfig
 from gateway.core.errors import ConfigError
 from gateway.core.path import PathRules
 from gateway.core.policy import Environment, Policy
-from gateway.proxy.http1 import Limits
+from gateway.proxy.http1 import Limits, keep_secret
 from gateway.registry import policies as installed_policies
 from gateway.routing.router import RouteError, Router, RouteSpec
 from gateway.snapshot import SECOND, Origin, Route, Service, Snapshot, Stats, Timeouts
@@ -126,6 +126,8 @@ def _route(
     policies: list[Policy] = []
     for name, entries in effective(config.levels(service_config, route)).items():
         policies += known[name].assemble(entries, environment)
+        for entry in entries:
+            keep_secret(frozenset(key.lower().encode("ascii") for key in getattr(entry.config, "key_names", ())))
     policies.sort(key=lambda policy: policy.phase)
     preserve = route.preserve_host
     return Route(

@@ -33,7 +33,7 @@ UNTIL_CLOSE: Final = -2
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
 _LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
-_SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
+_SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{0,5})?"
@@ -178,7 +178,7 @@ class LineMemo(Generic[V]):
     def learn(self, line: bytes, lower: bytes, value: V) -> None:
         """Keep a line of the field `lower`."""
         number = self._per_name.get(lower, 0)
-        if number >= 64 or len(line) > 256 or lower in _SECRET_LINES:
+        if number >= 64 or len(line) > 256 or lower in _SECRET_LINES or lower in _declared_secrets:
             return
         if len(self.known) >= 4096:
             self.reset()
@@ -199,6 +199,8 @@ _SECRET_LINES: Final = CREDENTIALS | {
     b"x-csrf-token",
     b"x-xsrf-token",
 }
+#: Names that a configuration gives to the headers that carry its keys.
+_declared_secrets: Final[set[bytes]] = set()
 
 #: Line to (lower-case name, value, kind).
 _REQUEST_LINES: Final[LineMemo[tuple[bytes, bytes, int]]] = LineMemo()
@@ -223,6 +225,13 @@ def watch(names: frozenset[bytes]) -> None:
 def watches(names: frozenset[bytes]) -> bool:
     """Are these told apart already?"""
     return names <= _WATCHED.names
+
+
+def keep_secret(names: frozenset[bytes]) -> None:
+    """Never remember lines of these names (lower case): a configuration lets them carry keys."""
+    if not names <= _declared_secrets:
+        _declared_secrets.update(names)
+        _REQUEST_LINES.reset()
 
 
 def forget_lines() -> None:
@@ -341,9 +350,9 @@ def _judge_request(
         raise Refused(answers.BAD_REQUEST, "malformed head")
     index: dict[bytes, bytes] = {}
     special: list[tuple[int, int, bytes]] = []
-    for at, (name, value) in enumerate(collector.fields):
+    for at, (name, given) in enumerate(collector.fields):
         kind, lower = request_name(name)
-        index[lower] = value
+        index[lower] = value = given.rstrip(b" \t")  # llhttp leaves what stands behind a value
         if kind:
             special.append((at, kind, lower))
         if kind != _CREDENTIAL:
