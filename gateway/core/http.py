@@ -124,12 +124,14 @@ def classify(name: bytes) -> Kind:
         return Kind.HOP
     lower = name.lower()
     # Names with an underscore that fold into one of these are not ours to read, and would be the
-    # upstream's to misread: `Content_Length`, `Transfer_Encoding`, `X_Request_ID`.
-    if folded in HOP_BY_HOP or folded in OWN:
+    # upstream's to misread: `Content_Length`, `Transfer_Encoding`, `X_Request_ID`, `X_API_Key`.
+    if folded in HOP_BY_HOP or folded in OWN or folded in CREDENTIALS:
         if lower != folded:
             return Kind.IDENTITY
+        if folded in CREDENTIALS:
+            return Kind.CREDENTIAL
         return Kind.OWN if folded in OWN else Kind.HOP
-    return Kind.CREDENTIAL if lower in CREDENTIALS else Kind.FORWARD
+    return Kind.FORWARD
 
 
 _request_names: Final[dict[bytes, tuple[int, bytes]]] = {}

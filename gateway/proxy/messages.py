@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
-from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind
+from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind, fold
 from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch, watches
 
 if TYPE_CHECKING:
@@ -181,11 +181,13 @@ def _forwarded(head: RequestHead, hidden: tuple[bytes, ...], trusted: bool) -> l
         elif kind == _TRUSTED and trusted:
             continue
         del lines[at]
-    unusual = [option for option in head.options if option not in _OPTIONS] if head.options else []
+    if head.options:
+        nominated = [option for option in head.options if option not in _OPTIONS]
+        if nominated:
+            lines = [line for line in lines if line.partition(b":")[0].lower() not in nominated]
     if hidden and not CREDENTIALS.issuperset(hidden):
-        unusual += hidden
-    if unusual:
-        lines = [line for line in lines if line.partition(b":")[0].lower() not in unusual]
+        folded = [fold(name) for name in hidden]
+        lines = [line for line in lines if fold(line.partition(b":")[0]) not in folded]
     return lines
 
 
