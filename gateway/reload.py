@@ -21,6 +21,9 @@ _log = get_logger("postern.reload")
 
 #: How often the compiling thread gives the interpreter back, in seconds (the default, 5 ms, stalls the loop).
 _SWITCH_INTERVAL = 0.0002
+#: Seconds between two looks at the files, and how long they must have been still to be read.
+_WATCH_INTERVAL = 0.5
+_STILL = 0.1
 #: What needs a restart to take effect.
 _RESTART = ("listen", "workers", "store", "counters", "secret_key")
 
@@ -116,34 +119,30 @@ class Reloader:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
-        from watchfiles import awatch
-
-        seen = self._contents()
+        seen = self._marks()
         while True:
-            folders = {file.resolve().parent for file in self.current.files} | {
-                file.absolute().parent for file in self.current.files
-            }
-            try:
-                async for _ in awatch(*folders, recursive=False, step=50, debounce=400, rust_timeout=5000,
-                                      yield_on_timeout=True):  # fmt: skip
-                    now = self._contents()
-                    if now == seen:
-                        continue
-                    seen = now
-                    files = self.current.files
-                    await self.try_reload("file changed")
-                    if self.current.files != files:
-                        break  # other files are to be watched
-            except (OSError, RuntimeError) as error:
-                _log.error("config_watch_failed", error=str(error), retry_seconds=5)
-                await asyncio.sleep(5)
+            await asyncio.sleep(_WATCH_INTERVAL)
+            now = self._marks()
+            if now == seen:
+                continue
+            # Whoever writes the files may not be done: they are read once they have been still for a moment.
+            await asyncio.sleep(_STILL)
+            while (later := self._marks()) != now:
+                now = later
+                await asyncio.sleep(_STILL)
+            seen = now
+            await self.try_reload("file changed")
+            # The new configuration may name other files.
+            seen = {file: now.get(file, mark) for file, mark in self._marks().items()}
 
-    def _contents(self) -> list[bytes | None]:
-        return [_content(file) for file in (self._path, *self.current.files[1:])]
+    def _marks(self) -> dict[Path, tuple[int, int, int] | None]:
+        """What tells each file of the configuration from its next version, through symbolic links."""
+        return {file: _mark(file) for file in (self._path, *self.current.files[1:])}
 
 
-def _content(file: Path) -> bytes | None:
+def _mark(file: Path) -> tuple[int, int, int] | None:
     try:
-        return file.read_bytes()
+        stat = file.stat()
     except OSError:
         return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

@@ -31,7 +31,7 @@ class Stats(Protocol):
     def denied(self, policy: str, reason: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Origin:
     """Where an upstream listens: `host` and `port`, or `path`, a Unix socket.  Connections are pooled by it."""
 
@@ -43,7 +43,7 @@ class Origin:
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Service:
     """An upstream: `host_header` is what it is called, `base_path` what its URL's path puts before ours;
     timeouts in nanoseconds."""
@@ -58,7 +58,7 @@ class Service:
     retries: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Route:
     """What a request that matched gets: the policies in their order (`checks` are their bound `check`s),
     the hooks of those that have them, and how the upstream is asked.
@@ -79,7 +79,7 @@ class Route:
     plain_path: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timeouts:
     """The listener's patience with a client, in nanoseconds."""
 
@@ -91,7 +91,7 @@ class Timeouts:
 Match = tuple[Route, int, "dict[str, str] | None"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """One configuration, compiled.
 

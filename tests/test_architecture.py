@@ -75,7 +75,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("gateway.admin", "gateway.oauth", "gateway.telemetry.status", "gateway.issuers", "upstream_stub"),
     "prometheus_client": ("gateway.telemetry",),
     "yaml": ("gateway.config",),
-    "watchfiles": ("gateway.reload", "gateway.control", "gateway.app"),
     "uvloop": ("gateway.app", "gateway.cli", "gateway.control", "gateway.__main__", "upstream_stub"),
     "typer": ("gateway.cli", "gateway.__main__"),
     "rich": ("gateway.cli", "gateway.__main__"),

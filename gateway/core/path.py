@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PathRules:
     """The configuration's `paths:`.
 
@@ -25,32 +25,32 @@ class PathRules:
     merge_slashes: bool = True
 
 
-DEFAULT = PathRules()
+DEFAULT: Final = PathRules()
 
 
 class PathError(ValueError):
     """A path that is refused with 400; the text says why and holds nothing of the path itself."""
 
 
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 #: Canonical already under any rules: no escape, no `;`, no empty segment, none that begins with a dot.
-_is_ordinary = re.compile(
+_is_ordinary: Final = re.compile(
     rb"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:@]*+)++/?|/",
 ).fullmatch
 
 #: What may not stand in a path as it is: controls, space, DEL and beyond, backslash, `#` and `?`.
-_find_illegal = re.compile(r"[\x00-\x20\x7f-\U0010ffff\\#?]").search
+_find_illegal: Final = re.compile(r"[\x00-\x20\x7f-\U0010ffff\\#?]").search
 
 #: Every escape, a lone `%`, and what is printable but no pchar (RFC 3986 §3.3).
-_rewrite = re.compile(r'%(?:[0-9A-Fa-f]{2})?|["<>^`{|}\[\]]').sub
+_rewrite: Final = re.compile(r'%(?:[0-9A-Fa-f]{2})?|["<>^`{|}\[\]]').sub
 
 #: `..;` anywhere, and `.;` as the beginning of a segment: a servlet container reads a dot segment.
-_find_parameters = re.compile(r"\.\.(?:;|%3B)|(?:/|%2F)\.(?:;|%3B)").search
+_find_parameters: Final = re.compile(r"\.\.(?:;|%3B)|(?:/|%2F)\.(?:;|%3B)").search
 
-_split_encoded = re.compile("%2F").split
+_split_encoded: Final = re.compile("%2F").split
 
-_LITERAL = {character: f"%{ord(character):02X}" for character in '"<>^`{|}[]'}
+_LITERAL: Final = {character: f"%{ord(character):02X}" for character in '"<>^`{|}[]'}
 
 
 def _escape_spellings() -> dict[str, str]:
@@ -67,7 +67,7 @@ def _escape_spellings() -> dict[str, str]:
     return spellings
 
 
-_SPELLINGS = _escape_spellings()
+_SPELLINGS: Final = _escape_spellings()
 
 
 def _respell(found: re.Match[str]) -> str:

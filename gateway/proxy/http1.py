@@ -34,6 +34,7 @@ UNTIL_CLOSE: Final = -2
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
 _LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
 _SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
+_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{0,5})?"
@@ -70,7 +71,7 @@ def hostname_of(host: bytes) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """What the listener takes: bytes of a head, number of fields, bytes of a target."""
 
@@ -208,10 +209,15 @@ _REQUEST_LINES: Final[LineMemo[tuple[bytes, bytes, int]]] = LineMemo()
 _RESPONSE_LINES: Final[LineMemo[bytes]] = LineMemo()
 #: The response headers that need a look.
 _WATCHED: Final = Watched()
-#: Lines whose value is new each time, of a shape that leaves nothing to judge.
-_SHAPED: Final = re.compile(
-    rb"([Aa]uthorization|[Aa]pikey|[Xx]-[Aa][Pp][Ii]-[Kk]ey): ?([!-~]+(?: [!-~]+)?)|([Cc]ontent-[Ll]ength): ?([0-9]{1,18})"
-)
+#: What a target and a credential are made of.
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
+_VISIBLE_OR_SPACE: Final = bytes(range(0x20, 0x7F))
+#: Names, in their usual spellings, of lines whose value is new each time.
+_shaped_names: Final = {
+    spelling: spelling.lower()
+    for spelling in (b"Authorization", b"authorization", b"apikey", b"Apikey", b"X-API-Key", b"X-Api-Key", b"x-api-key",
+                     b"Content-Length", b"content-length")
+}  # fmt: skip
 _CREDENTIAL: Final = int(Kind.CREDENTIAL)
 _OWN: Final = int(Kind.OWN)
 
@@ -258,43 +264,46 @@ def find_end(buffer: bytes, limits: Limits) -> int:
         elif buffer.count(b"\n") != buffer.count(b"\r\n"):
             raise Refused(answers.BAD_REQUEST, "a line ends in a bare LF")
         elif not _REQUEST_LINE.match(buffer):
-            _refuse_line(buffer, limits)
+            raise _bad_line(buffer, limits)
         return -1
     line = buffer.find(b"\r\n")
     if line < 0 or line > limits.target_bytes + 80:
         raise Refused(answers.TARGET_TOO_LONG, "request target too long")
     if not _REQUEST_LINE.match(buffer):
-        _refuse_line(buffer, limits)
+        raise _bad_line(buffer, limits)
     raise Refused(answers.HEADERS_TOO_LARGE, "request head too large")
 
 
-def _refuse_line(head: bytes, limits: Limits) -> None:
+def _bad_line(head: bytes, limits: Limits) -> Refused:
+    """What is wrong with a request line that is not ours to serve."""
     if _SOME_VERSION.match(head):
-        raise Refused(answers.UNKNOWN_VERSION, "unknown HTTP version")
+        return Refused(answers.UNKNOWN_VERSION, "unknown HTTP version")
     if len(head.partition(b"\r\n")[0]) > limits.target_bytes + 80:
-        raise Refused(answers.TARGET_TOO_LONG, "request target too long")
-    raise Refused(answers.BAD_REQUEST, "malformed request line")
+        return Refused(answers.TARGET_TOO_LONG, "request target too long")
+    return Refused(answers.BAD_REQUEST, "malformed request line")
 
 
 def parse_request(head: bytes, limits: Limits) -> RequestHead:
     """A request's head, ending in its empty line, as a `RequestHead`; raises `Refused`."""
-    match = _REQUEST_LINE.match(head)
-    if match is None:
-        _refuse_line(head, limits)
-        raise AssertionError("unreachable")  # _refuse_line always raises
+    lines = head.split(b"\r\n")
+    parts = lines[0].split(b" ")
+    if len(parts) != 3 or parts[1].translate(None, _VISIBLE) or not parts[1]:
+        raise _bad_line(head, limits)
     request = RequestHead()
-    request.method, request.target, version = match.groups()
+    request.method, request.target, version = parts
+    if request.method not in _FED_AS_IS and not _METHOD.fullmatch(request.method):
+        raise _bad_line(head, limits)
     if version == b"HTTP/1.1":
         request.version = minor = 1
     elif version == b"HTTP/1.0":
         request.version = minor = 0
     else:
-        raise Refused(answers.UNKNOWN_VERSION, "unknown HTTP version")
+        raise _bad_line(head, limits)
     if len(request.target) > limits.target_bytes:
         raise Refused(answers.TARGET_TOO_LONG, "request target too long")
     if request.method in _REFUSED:
         raise Refused(answers.METHOD_NOT_ALLOWED, "method not allowed")
-    request.lines = lines = head.split(b"\r\n")[1:-2]
+    request.lines = lines = lines[1:-2]
     if len(lines) > limits.headers:
         raise Refused(answers.HEADERS_TOO_LARGE, "too many header fields")
 
@@ -305,14 +314,10 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     for line in lines:
         entry = known.get(line)
         if entry is None:
-            shaped = _SHAPED.fullmatch(line)
-            if shaped is None:
-                index, special = _judge_request(request, head, match.start(3))
+            entry = _shaped(line)
+            if entry is None:
+                index, special = _judge_request(request, head)
                 break
-            if shaped[1]:
-                entry = (shaped[1].lower(), shaped[2], _CREDENTIAL)
-            else:
-                entry = (b"content-length", shaped[4], _OWN)
         lower, value, kind = entry
         index[lower] = value
         if kind:
@@ -331,15 +336,23 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     return request
 
 
-def _judge_request(
-    request: RequestHead, head: bytes, version_at: int
-) -> tuple[dict[bytes, bytes], list[tuple[int, int, bytes]]]:
+def _shaped(line: bytes) -> tuple[bytes, bytes, int] | None:
+    """`(lower-case name, value, kind)` of a line whose value is new each time and leaves nothing to judge, or None."""
+    name, _, value = line.partition(b": ")
+    lower = _shaped_names.get(name)
+    if lower is None or not value or value.translate(None, _VISIBLE_OR_SPACE) or value[0] == 0x20 or value[-1] == 0x20:
+        return None
+    return lower, value, _OWN if lower == b"content-length" else _CREDENTIAL
+
+
+def _judge_request(request: RequestHead, head: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int, bytes]]]:
     """Let llhttp judge a head with lines that are not known; returns its index and its special lines."""
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
         # llhttp judges what stands after the request line; the line itself we have judged.
-        parser.feed_data(head if request.method in _FED_AS_IS else b"POST / " + head[version_at:])
+        known = request.method in _FED_AS_IS
+        parser.feed_data(head if known else b"POST / HTTP/1.1" + head[head.index(b"\r\n") :])
     except httptools.HttpParserUpgrade:
         pass  # an Upgrade was asked for: what follows the head is ours to frame
     except httptools.HttpParserError as error:
@@ -475,9 +488,9 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
         at += 1
         lower = known.get(line)
         if lower is None:
-            shaped = _SHAPED.fullmatch(line)
-            if shaped is not None and shaped[4]:
-                lower = b"content-length"
+            shaped = _shaped(line)
+            if shaped is not None and shaped[0] == b"content-length":
+                lower = shaped[0]
             else:
                 if judged is None:
                     judged = _judge_response(head, lines)

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.answers import Answer
 from gateway.proxy import messages
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("postern.proxy")
 
 #: Seconds between two sweeps.
-TICK = 0.25
+TICK: Final = 0.25
+_BYTES: Final = [format(number, "02x") for number in range(256)]
 
 
 class AccessSink(Protocol):
@@ -66,6 +67,8 @@ class Plane:
         self.date = formatdate(usegmt=True).encode()
         self._prefix = secrets.token_hex(10)
         self._requests = 0
+        #: All but the last two digits of the ids that are being given.
+        self._block = self._prefix + "0" * 10
         self._cut = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -73,8 +76,11 @@ class Plane:
 
     def request_id(self) -> str:
         """A new request id: 32 hex digits, a random prefix of the process and a counter."""
-        self._requests += 1
-        return f"{self._prefix}{self._requests:012x}"
+        self._requests = number = self._requests + 1
+        low = number & 0xFF
+        if not low:
+            self._block = self._prefix + format(number >> 8, "010x")
+        return self._block + _BYTES[low]
 
     def given_id(self, index: dict[bytes, bytes]) -> str:
         """The request id that a trusted proxy gave, or a new one."""

@@ -20,7 +20,10 @@ BACKLOG = 16 * 1024 * 1024
 #: How often lost lines are reported, in seconds.
 REPORT_INTERVAL = 60.0
 
-_MEMO_LIMIT = 2048
+#: Lines go to the writer when they fill this much, in bytes, or at the next flush.
+_BATCH = 64 * 1024
+
+_MEMO_LIMIT = 8192
 _LONGEST_REMEMBERED = 256
 _EMPTY = '""'
 
@@ -49,13 +52,15 @@ class AccessLog:
         self._redactor = redactor or TextRedactor()
         self._secret_prefix = self._redactor.secret_prefix
         self._queries = QueryRedactor(secret_names)
-        self._lines: list[str] = []
+        # One buffer that is appended to: lines of their own would be gathered, joined and copied once more.
+        self._lines = bytearray()
+        self._count = 0
         self._second = -1
         self._second_text = ""
         self._millisecond = -1
         self._time = ""
         # Parts that come again and again, already in JSON: who was served by what, and which kind of client asked.
-        self._served: dict[tuple[str, int, str, str, str, str, str, str], str] = {}
+        self._served: dict[tuple[str, str, int, str, str, str], str] = {}
         self._agents: dict[tuple[bytes, str, str], str] = {}
 
     @property
@@ -98,8 +103,10 @@ class AccessLog:
         millisecond = int(now * 1000)
         if millisecond != self._millisecond:
             self._turn(millisecond)
+        # A credential names its consumer, a route its service: fewer parts to look up say as much.
+        caller = credential or consumer
         try:
-            served = self._served[method, status, route, service, consumer, credential, decision, reason]
+            served = self._served[caller, route, status, method, decision, reason]
         except KeyError:
             served = self._remember_served(method, status, route, service, consumer, credential, decision, reason)
         try:
@@ -109,21 +116,28 @@ class AccessLog:
         if self._secret_prefix in path or self._secret_prefix in request_id:
             path, request_id = self._redactor.key(path), self._redactor.key(request_id)
         upstream = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.3f}"
-        self._lines.append(
+        lines = self._lines
+        lines += (
             f'{self._time}"request_id":{quote(request_id)},'
             f'"client":{quote(client)},"path":{quote(path)},"query":{self._query(query) if query else _EMPTY},'
             f'"bytes":{sent},"duration_ms":{seconds * 1000:.3f},"upstream_ms":{upstream},'
             f"{served}{agent}"
-        )
+        ).encode()
+        self._count += 1
+        if len(lines) > _BATCH:
+            self._hand_over()
 
     def flush(self) -> None:
         """Hand what has gathered to the writer; never waits."""
-        lines = self._lines
-        if lines:
-            self._lines = []
-            self._writer.write("".join(lines).encode("ascii"), len(lines))
+        if self._lines:
+            self._hand_over()
         if self._writer.dropped != self._reported:
             self._report_dropped()
+
+    def _hand_over(self) -> None:
+        self._writer.write(self._lines, self._count)
+        self._lines = bytearray()
+        self._count = 0
 
     def close(self, timeout: float) -> bool:
         """Flush, and wait at most `timeout` seconds for the stream; True if everything was written."""
@@ -170,7 +184,7 @@ class AccessLog:
         if len(method) <= _LONGEST_REMEMBERED and len(reason) <= _LONGEST_REMEMBERED:
             if len(self._served) >= _MEMO_LIMIT:
                 self._served.clear()
-            self._served[method, status, route, service, consumer, credential, decision, reason] = text
+            self._served[credential or consumer, route, status, method, decision, reason] = text
         return text
 
     def _remember_agent(self, user_agent: bytes, host: str, protocol: str) -> str:

@@ -24,7 +24,7 @@ class StreamWriter:
         self._descriptor = descriptor
         self._limit = limit
         self._name = name
-        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[bytes | bytearray, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
         self._dropped = 0
@@ -36,7 +36,7 @@ class StreamWriter:
         """Lines lost so far: the backlog was full, or the stream refused them."""
         return self._dropped
 
-    def write(self, data: bytes, lines: int) -> bool:
+    def write(self, data: bytes | bytearray, lines: int) -> bool:
         """Hand over whole lines; returns False, and counts them as dropped, when there is no room.  Never waits."""
         with self._lock:
             if self._closed or self._waiting + len(data) > self._limit:
@@ -78,7 +78,7 @@ class StreamWriter:
             with self._lock:
                 self._waiting -= len(data)
 
-    def _write_all(self, data: bytes) -> bool:
+    def _write_all(self, data: bytes | bytearray) -> bool:
         """Write it all, however slowly; False when the stream is gone or full."""
         rest = memoryview(data)
         while rest:

@@ -1,0 +1,56 @@
+"""The optional compiled build: the modules of the hot path through mypyc, from the very same sources.
+
+Everything else about the distribution is in pyproject.toml.  Without `POSTERN_COMPILE=1` nothing is compiled and
+Postern runs interpreted; with it a C compiler is needed, and `gateway/_compiled.json` says what the compiled
+modules were made from (`gateway/compiled.py` checks it).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import setup  # type: ignore[import-untyped]  # it has no stubs
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+#: What every request runs through and what profits; modules with pydantic models stay interpreted.
+COMPILED = [
+    "gateway/core/context.py",
+    "gateway/core/decision.py",
+    "gateway/core/http.py",
+    "gateway/core/path.py",
+    "gateway/counters/memory.py",
+    "gateway/counters/sliding.py",
+    "gateway/counters/windows.py",
+    "gateway/credentials/memory.py",
+    "gateway/credentials/verify.py",
+    "gateway/pipeline.py",
+    "gateway/proxy/downstream.py",
+    "gateway/proxy/exchange.py",
+    "gateway/proxy/framing.py",
+    "gateway/proxy/http1.py",
+    "gateway/proxy/messages.py",
+    "gateway/proxy/plane.py",
+    "gateway/proxy/pool.py",
+    "gateway/proxy/sinks.py",
+    "gateway/proxy/upstream.py",
+    "gateway/snapshot.py",
+    "policies/_rate_limit_headers.py",
+    "policies/auth/api_key.py",
+    "policies/auth/carriers.py",
+]
+
+if os.environ.get("POSTERN_COMPILE") == "1":
+    from mypyc.build import mypycify
+
+    from gateway.compiled import write_manifest
+
+    modules = mypycify([*COMPILED], opt_level="3", strip_asserts=False)
+    write_manifest(ROOT, COMPILED)
+else:
+    modules = []
+
+setup(ext_modules=modules)
