@@ -1,7 +1,7 @@
 """`rate-limiting`: how often somebody may call, counted exactly, all windows of all rules or none (contract §2).
 
 What is counted follows from the rules of a route and from who calls (`_rate_limit_plan`); a request then costs
-one question to the counters and one block of headers (`_rate_limit_headers`).
+one question to the counters and one block of headers (`_rate_limit_decision`, `_rate_limit_headers`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from gateway.config.types import Group, Name, RateText, Settings
-from gateway.core.answers import OVERLOADED, RATE_LIMITED
 from gateway.core.context import Context
-from gateway.core.decision import ALLOW, Decision, Deny, Pending
-from gateway.core.errors import CountersError
+from gateway.core.decision import Decision, Pending
 from gateway.core.policy import Entry, Environment, Phase, Policy
-from gateway.core.ports import Verdict, WindowState
 from gateway.core.units import Rate
-from policies._rate_limit_headers import Fields, joined, seconds_up
-from policies._rate_limit_plan import Placed, Plan, place, ruleset
+from policies._rate_limit_decision import decide
+from policies._rate_limit_plan import Placed, place, ruleset
 
 _BY = re.compile(r"credential|consumer|organization|ip|route|header\.[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,128}")
 
@@ -184,79 +181,9 @@ class RateLimiting(Policy):
         self, config: tuple[Placed, ...], environment: Environment, phase: Phase = Phase.RATE_LIMITING
     ) -> None:
         self.phase = phase
-        self._counters = environment.counters
+        self._take = environment.counters.take
         self._rules = ruleset(config, environment.route)
 
     def check(self, context: Context) -> Decision | Pending[Decision]:
         """Count the request, or refuse it."""
-        identity = context.identity
-        plan: Plan
-        if identity is None:
-            plan = self._rules.nobody
-        else:
-            plan = identity.derived.get(self._rules) or self._rules.plan(identity)
-        demands = plan.demands or plan.demands_of(context)
-        try:
-            verdict = self._counters.take(demands, context.arrived)
-        except CountersError:
-            return _fault(plan)
-        if isinstance(verdict, Pending):
-            return _later(context, plan, verdict)
-        return _conclude(context, plan, verdict)
-
-
-def _conclude(context: Context, plan: Plan, verdict: Verdict) -> Decision:
-    """The decision, and the headers over all windows counted so far, those of the rules by address included."""
-    states, fields = verdict.states, plan.fields
-    lines = context.answer_lines
-    position = -1
-    if context.counted is not None:
-        earlier: tuple[int, Fields, Sequence[WindowState]] = context.counted
-        position, fields, states = earlier[0], joined(earlier[1], fields), (*earlier[2], *states)
-    if fields.names:
-        block = fields.counted(states) if verdict.admitted else fields.refused(states)
-        if position < 0:
-            position = len(lines)
-            lines.append(block)
-        else:
-            lines[position] = block
-        context.replaced += (fields.names,)
-    context.counted = (position, fields, states)
-    return ALLOW if verdict.admitted else _refuse(plan, verdict.states, states)
-
-
-def _refuse(plan: Plan, own: Sequence[WindowState], every: Sequence[WindowState]) -> Deny:
-    """429: come back when the last exhausted window of all frees; the names are those of the rules that refused."""
-    wait = seconds_up(max(reset for left, reset in every if left == 0))
-    names = dict.fromkeys(window.name for window, state in zip(plan.fields.windows, own, strict=True) if state[0] == 0)
-    violated = list(names)
-    return Deny(
-        RATE_LIMITED,
-        headers=((b"Retry-After", b"%d" % wait),),
-        members={"violated-policies": violated},
-        facts={"exhausted": violated, "retry_after": wait},
-    )
-
-
-def _fault(plan: Plan) -> Decision:
-    """What a rule of the plan wants while the counters cannot be asked; nothing is claimed in headers."""
-    if plan.on_fault == "allow":
-        return ALLOW
-    return Deny(OVERLOADED, headers=((b"Retry-After", b"1"),), reason="counters_unavailable")
-
-
-def _later(context: Context, plan: Plan, asked: Pending[Verdict]) -> Pending[Decision]:
-    """The decision that follows from a verdict yet to come."""
-    decision: Pending[Decision] = Pending(on_cancel=asked.cancel)
-
-    def delivered(verdict: Verdict) -> None:
-        decision.resolve(_conclude(context, plan, verdict))
-
-    def failed(error: BaseException) -> None:
-        if isinstance(error, CountersError):
-            decision.resolve(_fault(plan))
-        else:
-            decision.fail(error)
-
-    asked.then(delivered, failed)
-    return decision
+        return decide(self._rules, self._take, context)

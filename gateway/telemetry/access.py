@@ -115,13 +115,12 @@ class AccessLog:
             agent = self._remember_agent(user_agent, host, protocol)
         if self._secret_prefix in path or self._secret_prefix in request_id:
             path, request_id = self._redactor.key(path), self._redactor.key(request_id)
-        upstream = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.3f}"
+        upstream = "null" if upstream_seconds is None else int(upstream_seconds * 1e6)
         lines = self._lines
         lines += (
-            f'{self._time}"request_id":{quote(request_id)},'
-            f'"client":{quote(client)},"path":{quote(path)},"query":{self._query(query) if query else _EMPTY},'
-            f'"bytes":{sent},"duration_ms":{seconds * 1000:.3f},"upstream_ms":{upstream},'
-            f"{served}{agent}"
+            f'{self._time}"request_id":{quote(request_id)},"client":{quote(client)},"path":{quote(path)},'
+            f'"query":{self._query(query) if query else _EMPTY},"bytes":{sent},'
+            f'"duration_us":{int(seconds * 1e6)},"upstream_us":{upstream},{served}{agent}'
         ).encode()
         self._count += 1
         if len(lines) > _BATCH:

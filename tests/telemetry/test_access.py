@@ -71,8 +71,8 @@ def test_a_line_says_what_happened() -> None:
         "query": "",
         "status": 200,
         "bytes": 1234,
-        "duration_ms": 12.346,
-        "upstream_ms": 10.0,
+        "duration_us": 12345,
+        "upstream_us": 10000,
         "route": "content-read",
         "service": "lms",
         "consumer": "mobile_app",
@@ -88,7 +88,7 @@ def test_a_line_says_what_happened() -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        ({"upstream_seconds": None}, {"upstream_ms": None}),
+        ({"upstream_seconds": None}, {"upstream_us": None}),
         ({"now": 1767225600.0}, {"time": "2026-01-01T00:00:00.000Z"}),
         ({"now": 1767225600.0015}, {"time": "2026-01-01T00:00:00.001Z"}),
         (
