@@ -88,7 +88,12 @@ class Downstream:
         self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         peername = transport.get_extra_info("peername")
         sockname = transport.get_extra_info("sockname")
-        self._address = peername[0] if isinstance(peername, tuple) else "127.0.0.1"
+        if not isinstance(peername, tuple):
+            # Reset before it was accepted: what it has sent may not be served to nobody knows whom.
+            self._life = CLOSED
+            self.transport.abort()
+            return
+        self._address = peername[0]
         self._port = sockname[1] if isinstance(sockname, tuple) else 0
         plane = self._plane
         self.deadline = monotonic_ns() + plane.snapshot.timeouts.header

@@ -573,7 +573,10 @@ class Exchange:
             stats, name, service = self.snapshot.unrouted, "", ""
         else:
             for hook in route.end_hooks:
-                hook(context, self.status)
+                try:
+                    hook(context, self.status)
+                except Exception:  # noqa: BLE001 - a policy is foreign code: the exchange ends whatever breaks in it
+                    _log.exception("a policy broke at the end of request %s", context.request_id)
             stats, name, service = route.stats, route.name, route.service.name
         stats.observe(context.method, self.status, seconds, upstream_seconds)
         access = self.plane.access
