@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.core.answers import INTERNAL_ERROR
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
@@ -65,7 +65,7 @@ def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> 
     def failed(error: BaseException) -> None:
         outer.resolve(_fault(context, route, error))
 
-    def resumed(decision: Decision) -> None:
+    def resumed(decision: Any) -> None:  # what a policy delivers is judged in `_go_on`, where a fault is caught
         try:
             for earlier, policy in enumerate(route.policies[:at]):
                 again = policy.recheck(context)

@@ -205,12 +205,14 @@ async def test_trusted_proxies_are_asked_for_each_request() -> None:
         ]
 
 
+GONE = ("get_extra_info", "set_write_buffer_limits", "abort")
+
+
 async def test_a_connection_without_a_peer_is_dropped() -> None:
     """It was reset before it was accepted; what it has sent is still readable, and must not pass for anybody's."""
 
     async with RawServer(ok) as upstream, running_gateway(routed(upstream.url)) as gateway:
-        transport = Mock()
-        transport.get_extra_info.return_value = None
+        transport = Mock(**{f"{name}.return_value": None for name in GONE})
         connection = Downstream(gateway.plane)
         connection.connection_made(transport)
         transport.abort.assert_called_once_with()
