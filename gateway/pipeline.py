@@ -36,7 +36,7 @@ def run(context: Context, route: Route) -> Decision | Pending[Decision]:
             decision = check(context)
             if decision is not ALLOW:
                 return _go_on(context, route, route.checks.index(check), decision)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a policy is foreign code: whatever breaks in it is a 500
         return _fault(context, route)
     return ALLOW
 
@@ -60,7 +60,7 @@ def _go_on(context: Context, route: Route, at: int, decision: Answered) -> Decis
 
 def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> Pending[Decision]:
     waiting: list[Pending[Decision]] = [inner]
-    outer: Pending[Decision] = Pending(on_cancel=lambda: waiting[0].cancel())
+    outer: Pending[Decision] = Pending(on_cancel=lambda: waiting[0].cancel())  # noqa: PLW0108 - whichever waits then
 
     def failed(error: BaseException) -> None:
         outer.resolve(_fault(context, route, error))
@@ -74,7 +74,7 @@ def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> 
                     outer.resolve(again)
                     return
             result = _go_on(context, route, at, decision)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as in `run`
             failed(error)
             return
         if isinstance(result, Pending):

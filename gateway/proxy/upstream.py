@@ -56,7 +56,7 @@ class Upstream:
         return not self._lost and transport is not None and not transport.is_closing() and not self._inbox
 
     def stale(self) -> bool:
-        """A kept connection that died before it answered: the other end closed it as we began to write (RFC 9112 §9.3.1)."""
+        """A kept connection that died before it answered: it was closed as we began to write (RFC 9112 §9.3.1)."""
         return self.served > 0 and not self.answered
 
     def release(self, now: int) -> None:
