@@ -10,16 +10,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FAST   := $(VENV)/.compiled
+# What setup.py compiles: its list is the only one.
+HOT    := $(shell sed -n 's/^    "\(.*\.py\)",$$/\1/p' setup.py)
 CODE   := gateway policies upstream_stub bench tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types bench bench-install fmt lock docs clean
+.PHONY: help install interpreted run test check lint types bench bench-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## Make .venv from the lock file
+install: $(STAMP) $(FAST) ## Make .venv from the lock file, compile the hot path
 
 # Made anew only when what it is made from has changed.
 $(STAMP): requirements-dev.lock pyproject.toml
@@ -29,6 +32,20 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# With a C compiler the hot path is compiled (half a minute); without one, or with INTERPRETED=1, it is interpreted.
+$(FAST): $(STAMP) setup.py $(HOT)
+	@rm -f gateway/_compiled.json; find gateway policies -name '*.so' -delete; rm -rf build *__mypyc*.so
+	@if [ -z "$(INTERPRETED)" ] && command -v cc >/dev/null 2>&1; then \
+	  echo "compiling the hot path ..."; \
+	  POSTERN_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/compile.log 2>&1 \
+	  || { rm -f gateway/_compiled.json; find gateway policies -name '*.so' -delete; rm -f *__mypyc*.so; \
+	       echo "make: the hot path could not be compiled (see $(VENV)/compile.log); Postern runs interpreted" >&2; }; \
+	fi
+	@touch $@
+
+interpreted: $(STAMP) ## Remove what was compiled: edit and test the sources alone
+	@$(MAKE) --no-print-directory -B $(FAST) INTERPRETED=1
 
 run: install ## Start the gateway in front of the LMS stub
 	$(BIN)/postern run --demo $(ARGS)
@@ -74,5 +91,6 @@ docs: install ## Write the generated pages anew
 	mv docs/.config.schema.json docs/config.schema.json
 
 clean: ## Remove what can be made again (data/ stays)
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info gateway/_compiled.json *__mypyc*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find gateway policies -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

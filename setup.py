@@ -51,7 +51,7 @@ if os.environ.get("POSTERN_COMPILE") == "1":
 
     from gateway.compiled import write_manifest
 
-    modules = mypycify([*COMPILED], opt_level="3", strip_asserts=False)
+    modules = mypycify([*COMPILED], opt_level="3", strip_asserts=False, group_name="gateway.hot")
     write_manifest(ROOT, COMPILED)
 else:
     modules = []

@@ -95,6 +95,7 @@ def _service(config: ServiceConfig) -> Service:
         read_timeout=_ns(config.read_timeout),
         write_timeout=_ns(config.write_timeout),
         retries=config.retries,
+        address=str(origin),
     )
 
 

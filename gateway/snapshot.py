@@ -45,8 +45,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Service:
-    """An upstream: `host_header` is what it is called, `base_path` what its URL's path puts before ours;
-    timeouts in nanoseconds."""
+    """An upstream: `address` is its origin as text, by which connections are pooled; `host_header` is what it is
+    called, `base_path` what its URL's path puts before ours; timeouts in nanoseconds."""
 
     name: str
     origin: Origin
@@ -56,6 +56,7 @@ class Service:
     read_timeout: int = 60 * SECOND
     write_timeout: int = 60 * SECOND
     retries: int = 1
+    address: str = ""
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ class Exchange:
         self.request_head = messages.request_head(
             self.head, context, route, matched, self.downstream.peer(self.snapshot, self.head)
         )
-        pool = self.plane.pool(route.service.origin)
+        pool = self.plane.pool(route.service)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
@@ -293,7 +293,7 @@ class Exchange:
         self.state = CONNECTING
         self.sent_at = monotonic_ns()
         self.deadline = self.sent_at + service.connect_timeout
-        pending = self.pending = self.plane.pool(service.origin).connect()
+        pending = self.pending = self.plane.pool(service).connect()
         pending.then(self._connected, self._unreachable)
 
     def _connected(self, connection: Upstream) -> None:

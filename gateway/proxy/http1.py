@@ -228,11 +228,6 @@ def watch(names: frozenset[bytes]) -> None:
         _RESPONSE_LINES.reset()
 
 
-def watches(names: frozenset[bytes]) -> bool:
-    """Are these told apart already?"""
-    return names <= _WATCHED.names
-
-
 def keep_secret(names: frozenset[bytes]) -> None:
     """Never remember lines of these names (lower case): a configuration lets them carry keys."""
     if not names <= _declared_secrets:

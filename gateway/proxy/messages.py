@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
 from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind, fold
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch, watches
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
@@ -204,6 +204,8 @@ _DROPS: Final[dict[tuple[frozenset[bytes], ...], frozenset[bytes]]] = {(): RESPO
 def _drop(replaced: tuple[frozenset[bytes], ...]) -> frozenset[bytes]:
     """Every name that a response loses when policies replace these."""
     drop = RESPONSE_DROP.union(*replaced)
+    # From now on `http1` tells these apart.
+    watch(drop)
     if len(_DROPS) < 1024:
         _DROPS[replaced] = drop
     return drop
@@ -220,12 +222,10 @@ def response_head(response: ResponseHead, context: Context, chunked: bool, close
                 del lines[at]
     else:
         drop = _DROPS.get(replaced)
-        if drop is None:
-            drop = _drop(replaced)
-        if response.options or not watches(drop):
-            drop = drop.union(option for option in response.options if option not in _OPTIONS)
+        if drop is None or response.options:
+            # Seldom: headers that are replaced for the first time, or that Connection nominates.
+            drop = _drop(replaced).union(option for option in response.options if option not in _OPTIONS)
             lines = [line for line in lines if line.partition(b":")[0].lower() not in drop]
-            watch(_DROPS.get(replaced, RESPONSE_DROP))
         else:
             for at, lower in reversed(response.special):
                 if lower in drop:

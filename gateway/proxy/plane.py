@@ -19,7 +19,7 @@ from gateway.proxy.pool import Pool
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import Downstream
-    from gateway.snapshot import Origin, Snapshot
+    from gateway.snapshot import Service, Snapshot
 
 _log = logging.getLogger("postern.proxy")
 
@@ -63,7 +63,8 @@ class Plane:
         self.access = access
         self.draining = False
         self.downstreams: set[Downstream] = set()
-        self.pools: dict[Origin, Pool] = {}
+        #: By the origin's address.
+        self.pools: dict[str, Pool] = {}
         self.date = formatdate(usegmt=True).encode()
         self._prefix = secrets.token_hex(10)
         self._requests = 0
@@ -86,11 +87,11 @@ class Plane:
         """The request id that a trusted proxy gave, or a new one."""
         return messages.given_id(index.get(b"x-request-id")) or self.request_id()
 
-    def pool(self, origin: Origin) -> Pool:
-        """The pool of an origin."""
-        pool = self.pools.get(origin)
+    def pool(self, service: Service) -> Pool:
+        """The pool of a service's origin."""
+        pool = self.pools.get(service.address)
         if pool is None:
-            pool = self.pools[origin] = Pool(origin, self.loop)
+            pool = self.pools[service.address] = Pool(service.origin, self.loop)
         return pool
 
     def rejected(self, client: str, request_id: str, answer: Answer, detail: str, sent: int) -> None:
@@ -111,9 +112,9 @@ class Plane:
     def swap(self, snapshot: Snapshot) -> None:
         """Take a new configuration: requests in flight end on the old one; pools nobody names any more are closed."""
         self.snapshot = snapshot
-        named = {service.origin for service in snapshot.services}
-        for origin in [origin for origin in self.pools if origin not in named]:
-            self.pools.pop(origin).close()
+        named = {service.address for service in snapshot.services}
+        for address in [address for address in self.pools if address not in named]:
+            self.pools.pop(address).close()
 
     async def drain(self, seconds: float) -> bool:
         """Finish what is in flight, for at most `seconds`; False if something had to be cut."""
