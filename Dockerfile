@@ -20,19 +20,25 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 
-# What we stand on, first: it changes seldom.  Hashes are checked, and nothing is compiled from source.
+# The compiler of the hot path stays in this stage.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
+
+# What we stand on, first: it changes seldom.  Hashes are checked, and of it nothing is compiled from source.
 COPY requirements.lock requirements-build.lock ./
-RUN python -m pip install --require-hashes --only-binary :all: -r requirements-build.lock \
+# The compiler reads the types of what the hot path imports, so the builder's own environment holds it, too.
+RUN python -m pip install --require-hashes --only-binary :all: -r requirements-build.lock -r requirements.lock \
  && python -m venv /opt/postern \
  && /opt/postern/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.lock
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml setup.py README.md ./
 COPY gateway gateway
 COPY policies policies
 COPY upstream_stub upstream_stub
-# The wheel is built by the pinned setuptools, then pip leaves the image's environment: nothing is installed
-# there at run time.  Bytecode is written now, because nothing can be written then.
-RUN python -m pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
+# The wheel is built, its hot path compiled, by the pinned setuptools and mypy; then pip leaves the image's
+# environment: nothing is installed there at run time.  Bytecode is written now, because nothing can be written then.
+RUN POSTERN_COMPILE=1 python -m pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
  && /opt/postern/bin/python -m pip install --no-deps --no-index /wheels/postern-*.whl \
  && /opt/postern/bin/python -m pip uninstall --yes pip \
  && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/postern/lib \

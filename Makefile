@@ -82,7 +82,7 @@ lock: ## Resolve the lock files anew
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) pyproject.toml --extra dev -o requirements-dev.lock
 	$(COMPILE) pyproject.toml -c requirements-dev.lock -o requirements.lock
-	echo 'setuptools>=77' | $(COMPILE) - -c requirements-dev.lock -o requirements-build.lock
+	printf 'setuptools>=77\nmypy>=1.19\n' | $(COMPILE) - -c requirements-dev.lock -o requirements-build.lock
 
 docs: install ## Write the generated pages anew
 	$(BIN)/python -m gateway.config.docs > docs/.CONFIGURATION.md

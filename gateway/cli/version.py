@@ -8,6 +8,7 @@ import typer
 
 import gateway
 from gateway.cli.output import Output, OutputOption, print_record
+from gateway.compiled import is_compiled
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +22,15 @@ def version(output: OutputOption = Output.TABLE) -> None:
         {
             "version": gateway.__version__,
             "python": f"{platform.python_version()} ({platform.python_implementation()})",
+            "hot_path": _hot_path(),
             "platform": platform.platform(),
         },
         output,
     )
+
+
+def _hot_path() -> str:
+    return "compiled" if is_compiled() else "interpreted"
 
 
 def print_and_exit(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.answers import Answer
 from gateway.proxy import messages
+from gateway.proxy.http1 import forget_lines
 from gateway.proxy.pool import Pool
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _log = logging.getLogger("postern.proxy")
 
 #: Seconds between two sweeps.
 TICK: Final = 0.25
+#: Ticks after which the memory of header lines starts anew, to follow the traffic: a minute.
+_FORGET_LINES: Final = 240
 _BYTES: Final = [format(number, "02x") for number in range(256)]
 
 
@@ -71,6 +74,7 @@ class Plane:
         #: All but the last two digits of the ids that are being given.
         self._block = self._prefix + "0" * 10
         self._cut = False
+        self._ticks = 0
         self._timer: asyncio.TimerHandle | None = None
 
     # ── what connections ask ─────────────────────────────────────────────────────────────────
@@ -155,6 +159,9 @@ class Plane:
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         self.date = formatdate(usegmt=True).encode()
+        self._ticks += 1
+        if self._ticks % _FORGET_LINES == 0:
+            forget_lines()
         try:
             self.sweep(time.monotonic_ns())
         except Exception:

@@ -147,7 +147,7 @@ Read = Callable[[str], list[str]]
 def test_version_prints_what_runs(arguments: list[str], read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert [name.strip() for name in read(out)] == ["version", "python", "platform"]
+    assert [name.strip() for name in read(out)] == ["version", "python", "hot_path", "platform"]
     assert gateway.__version__ in out
 
 
