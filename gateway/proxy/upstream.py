@@ -131,8 +131,8 @@ class Upstream:
             head, data = data[: end + 4], data[end + 4 :]
             try:
                 response = parse_response(head, exchange.bodiless)
-            except BadResponse as error:
-                exchange.upstream_failed(str(error))
+            except BadResponse as bad:  # not `error`, as below: a compiled function's variable has one type
+                exchange.upstream_failed(str(bad))
                 return
             if response.status >= 200:
                 break
