@@ -21,11 +21,7 @@ Take = Callable[[Sequence[Demand], int], Verdict | Pending[Verdict]]
 def decide(rules: Ruleset, take: Take, context: Context) -> Decision | Pending[Decision]:
     """Count the request by the caller's plan, or refuse it; `take` is the counters'."""
     identity = context.identity
-    plan: Plan
-    if identity is None:
-        plan = rules.nobody
-    else:
-        plan = identity.derived.get(rules) or rules.plan(identity)
+    plan: Plan = rules.nobody if identity is None else identity.derived.get(rules) or rules.plan(identity)
     demands = plan.demands or plan.demands_of(context)
     try:
         verdict = take(demands, context.arrived)

@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core": (),
     "config": ("core", "registry"),  # the loader asks which policies there are
     "routing": ("core",),
+    "compiled": (),
     "pipeline": ("core", "snapshot"),
     "snapshot": ("core",),
     "registry": ("core",),

@@ -104,8 +104,11 @@ class Plane:
         stats.observe("", answer.status, 0.0, None)
         stats.denied("gateway", answer.reason)
         if self.access is not None:
-            self.access.record(time.time(), request_id, client, "", "", b"", answer.status, sent, 0.0, None, "", "",
-                               "", "", "denied", f"{answer.reason}: {detail}" if detail else answer.reason, b"", "")  # fmt: skip
+            reason = f"{answer.reason}: {detail}" if detail else answer.reason
+            self.access.record(
+                time.time(), request_id, client, "", "", b"", answer.status, sent, 0.0, None, "", "", "", "", "denied",
+                reason, b"", "",
+            )  # fmt: skip
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -164,7 +167,7 @@ class Plane:
             forget_lines()
         try:
             self.sweep(time.monotonic_ns())
-        except Exception:
+        except Exception:  # noqa: BLE001 - the next sweep must come, whatever one connection did to this one
             _log.exception("the deadline sweep failed")
 
     def sweep(self, now: int) -> None:
