@@ -29,8 +29,8 @@ from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
 from gateway.reload import Reloader
 from gateway.snapshot import Snapshot
-from gateway.store.store import Store
 from gateway.store.location import data_folder
+from gateway.store.store import Store
 from gateway.telemetry.access import AccessLog
 from gateway.telemetry.events import flush, get_logger
 from gateway.telemetry.metrics import Metrics
@@ -200,6 +200,7 @@ class App:
         metrics.gauge("postern_bcrypt_queue", (), lambda: self.hasher.depth)
         metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
         metrics.gauge("postern_counters_up", (), lambda: True)
+        metrics.gauge("postern_revocation_lag_seconds", (), lambda: self.store.changes.lag)
         metrics.gauge("postern_credential_cache_total", ("result",), lambda: _tally(verifier.tally))
         metrics.gauge(
             "postern_upstream_target_healthy",
@@ -248,6 +249,10 @@ class App:
         if self.access is not None:
             self.access.flush()
         self.counters.sweep(time.monotonic_ns())
+        if time.monotonic() - self.store.changes.heard > self.config.max_staleness:
+            # Nobody knows what was revoked meanwhile: every credential is asked for again, and the store answers or
+            # the request is a 500.
+            self.verifier.forget_all()
         self._background = {task for task in self._background if not task.done()}
 
     def not_ready(self) -> str | None:

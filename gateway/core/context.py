@@ -37,8 +37,9 @@ class Context:
     * `method` - as sent, for example "GET"; `path` - the canonical path (`gateway.core.path`), ASCII;
       `query` - the bytes after "?", b"" where there are none; `host` - lower case without the port;
       `scheme` - "http" or "https".
-    * `lines` - every header line as it came, without its end; `fields` - the same as `(name, value)`; `index` - lower-case name to value, several
-      fields of one name joined with ", " (RFC 9110 §5.3); `repeated` - the names that came more than once.
+    * `lines` - every header line as it came, without its end; `fields` - the same as `(name, value)`;
+      `index` - lower-case name to value, several fields of one name joined with ", " (RFC 9110 §5.3);
+      `repeated` - the names that came more than once.
     * `client` - the client's address as text, found through trusted proxies; `arrived` - the injected
       monotonic clock at the head's arrival, in nanoseconds; `now` - Unix seconds at that moment.
     * `request_id`; `route`, what matched; `captures`, the named parts of its path.

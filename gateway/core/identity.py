@@ -20,7 +20,7 @@ RateLimits = tuple[str, ...]
 
 
 def declared_id(kind: str, name: str) -> str:
-    """The stable UUID of something that the configuration file declares: `kind` is "consumer", "organization", "key"."""
+    """The stable UUID of what the configuration file declares: `kind` is "consumer", "organization" or "key"."""
     return str(uuid.uuid5(NAMESPACE, f"{kind}:{name}"))
 
 
@@ -101,7 +101,7 @@ class Identity:
 
     @cached_property
     def derived(self) -> dict[object, Any]:
-        """What policies computed from this identity alone, each under a key of its own; it goes when the identity goes."""
+        """What policies computed from this identity alone, each under a key of its own."""
         return {}
 
     @cached_property

@@ -1,4 +1,7 @@
-"""Values with units, parsed: durations, sizes, rates, networks.  Pure; every parser raises ValueError with a plain text."""
+"""Values with units, parsed: durations, sizes, rates, networks.
+
+Pure; every parser raises ValueError with a plain text.
+"""
 
 from __future__ import annotations
 

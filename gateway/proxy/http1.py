@@ -317,7 +317,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
         index[lower] = value
         if kind:
             special.append((at, kind, lower))
-        at += 1
+        at += 1  # noqa: SIM113 - the hot path: enumerate makes a tuple a line
     request.index = index
     request.special = special
     request.repeated = NOTHING_REPEATED
@@ -533,7 +533,7 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
 
 
 def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
-    """Let llhttp judge a head with lines that are not known; returns for each line its name, or b"" if it is relayed."""
+    """Let llhttp judge a head with lines that are not known; returns each line's name, b"" for one that is relayed."""
     collector = _Collector()
     parser = httptools.HttpResponseParser(collector)
     try:

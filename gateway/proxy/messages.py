@@ -212,7 +212,7 @@ def _drop(replaced: tuple[frozenset[bytes], ...]) -> frozenset[bytes]:
 
 
 def response_head(response: ResponseHead, context: Context, chunked: bool, close: bool, version: int) -> bytes:
-    """The head that the client gets; `chunked` says how an unknown length is framed, `version` is the client's minor."""
+    """The head that the client gets; `chunked`: how an unknown length is framed, `version`: the client's minor."""
     out = [b"HTTP/1.1", response.line]
     replaced = context.replaced
     lines = response.lines.copy()

@@ -47,6 +47,10 @@ class Changes:
 
     def __init__(self, database: Database) -> None:
         self.up = True
+        #: When the feed was last heard to its end, by the monotonic clock, in seconds.
+        self.heard = time.monotonic()
+        #: Seconds from the newest change to its being heard here.
+        self.lag = 0.0
         self._database = database
         self._seq = 0
         self._listeners: list[Callable[[str, str], None]] = []
@@ -70,7 +74,7 @@ class Changes:
         """Tell the listeners of every change committed before this call.  Raises `StoreError`."""
         while True:
             query = (
-                select(tables.changes.c.seq, tables.changes.c.kind, tables.changes.c.name)
+                select(tables.changes.c.seq, tables.changes.c.kind, tables.changes.c.name, tables.changes.c.at)
                 .where(tables.changes.c.seq > self._seq)
                 .order_by(tables.changes.c.seq)
                 .limit(_BATCH)
@@ -81,8 +85,11 @@ class Changes:
                 # Somebody else may have been here while we read; hearing of a change twice does no harm.
                 for listener in self._listeners:
                     listener(row.kind, row.name)
-                self._seq = max(self._seq, row.seq)
+                if row.seq > self._seq:
+                    self._seq = row.seq
+                    self.lag = max(0.0, time.time() - row.at)
             if len(rows) < _BATCH:
+                self.heard = time.monotonic()
                 return
 
     async def follow(self, interval: float = 0.5) -> None:
