@@ -143,9 +143,13 @@ class Upstream:
                 return
         self._inbox = b""
         framing = response.framing
+        if framing == len(data):
+            # Mostly: head and body have come together, to the byte.
+            exchange.respond(response, data, True, response.keep_alive)
+            return
         if framing == NO_BODY:
             # More than was declared is dropped with the connection.
-            exchange.respond(response, b"", True, response.keep_alive and not data)
+            exchange.respond(response, b"", True, False)
             return
         current = reader(framing)
         try:
