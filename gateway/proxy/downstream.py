@@ -41,6 +41,9 @@ _MAX_EMPTY_LINES = 4
 _RESET = struct.pack("ii", 1, 0)
 
 
+#: A 405 says what would do (RFC 9110 §15.5.6): every method but TRACE and CONNECT may pass, if its route allows it.
+_ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+
 #: The states; plain numbers for the same reason as in `exchange`.
 OPEN: Final = 0
 LINGERING: Final = 1
@@ -243,6 +246,8 @@ class Downstream:
         plane = self._plane
         request_id = plane.request_id()
         content_type, body = answers.render(answer, None, request_id)
+        if answer is answers.METHOD_NOT_ALLOWED:
+            headers = (*headers, _ALLOW)
         lines = (*headers, (b"Content-Type", content_type))
         self.write(messages.own_head(answer.status, lines, body, (), plane.date, True, 1) + body)
         plane.rejected(self._address, request_id, answer, detail, len(body))

@@ -141,8 +141,11 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     if context.hidden_query:
         query = _without(query, context.hidden_query)
     host = head.host if route.preserve_host and head.host else service.host_header
-    out = [head.method, b" ", path.encode("ascii"), b"?" + query if query else b"", b" HTTP/1.1\r\nHost: ", host,
-           b"\r\n"]  # fmt: skip
+    if query:
+        query = b"?" + query
+    elif head.target[-1] == 0x3F and not context.hidden_query:
+        query = b"?"  # an empty query is a query, byte for byte
+    out = [head.method, b" ", path.encode("ascii"), query, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
     lines = _forwarded(head, context.hidden, peer.trusted)
     if lines:
         out += (b"\r\n".join(lines), b"\r\n")

@@ -93,6 +93,7 @@ async def test_bad_input_is_refused_and_the_connection_closed(sent: bytes, statu
         response = await client.response()
         assert response.status == status
         assert response.headers["connection"] == "close"
+        assert ("allow" in response.headers) is (status == 405)
         answer = json.loads(response.body)
         assert answer.keys() == {"error", "status_code", "reason", "request_id"}
         assert answer["status_code"] == status
@@ -112,6 +113,7 @@ ACCEPTED: list[tuple[str, bytes, str]] = [
     ("a method with odd characters", request("M-SEARCH", "/a"), "/a"),
     ("dot segments", get("/a/./b/../c"), "/a/c"),
     ("the query, byte for byte", get("/a?x=%2F%2e;&&=\\'\"{}|^`[]"), "/a?x=%2F%2e;&&=\\'\"{}|^`[]"),
+    ("an empty query", get("/a?"), "/a?"),
     ("bytes beyond ASCII in a value", b"GET /a HTTP/1.1\r\n" + HOST + b"X-Name: J\xc3\xb6rg\r\n\r\n", "/a"),
     ("two Accepts", get("/a", "Accept: a/b", "Accept: c/d"), "/a"),
 ]
