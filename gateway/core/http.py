@@ -2,7 +2,8 @@
 
 Request headers fall into four kinds: forwarded as they are, hop-by-hop (RFC 9110 §7.6.1), written by
 the gateway alone (identity and forwarding headers, contract §3), and believed from trusted proxies only.
-A name is judged as a CGI or WSGI server would fold it: case and `_` against `-` make no difference.
+A name is judged as the loosest CGI or WSGI server would fold it: case makes no difference, and all but letters and
+digits is one (`X_Consumer_ID`; lighttpd makes HTTP_X_CONSUMER_ID of `X.Consumer~ID` too).
 """
 
 from __future__ import annotations
@@ -107,10 +108,13 @@ RESPONSE_DROP = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
 
 _MEMO_LIMIT: Final = 4096
 
+#: Letters in lower case and digits; anything else as `-`.
+_FOLDED: Final = bytes(ord(chr(byte).lower()) if chr(byte).isalnum() else 0x2D for byte in range(128)) + b"-" * 128
+
 
 def fold(name: bytes) -> bytes:
-    """A header name as CGI would see it: lower case, `_` read as `-`."""
-    return name.lower().replace(b"_", b"-")
+    """A header name as CGI would see it: lower case, whatever is neither letter nor digit read as `-`."""
+    return name.translate(_FOLDED)
 
 
 def classify(name: bytes) -> Kind:
@@ -123,8 +127,8 @@ def classify(name: bytes) -> Kind:
     if folded in _NEVER:
         return Kind.HOP
     lower = name.lower()
-    # Names with an underscore that fold into one of these are not ours to read, and would be the
-    # upstream's to misread: `Content_Length`, `Transfer_Encoding`, `X_Request_ID`, `X_API_Key`.
+    # Other spellings that fold into one of these are not ours to read, and would be the upstream's to
+    # misread: `Content_Length`, `Transfer.Encoding`, `X_Request_ID`, `X_API_Key`.
     if folded in HOP_BY_HOP or folded in OWN or folded in CREDENTIALS:
         if lower != folded:
             return Kind.IDENTITY
