@@ -2,7 +2,7 @@
 
 An `Answer` is a row: status, text, metric reason.  `render` turns it into a media type and a body
 by the request's `Accept` (RFC 9110 §12.5.1): JSON unless HTML, plain text or problem details
-(RFC 9457) is preferred.
+(RFC 9457) is preferred; who names problem details beside JSON, as much as JSON, gets them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REVOKED_KEY = Answer(401, "API token has been revoked", "revoked_key")
 EXPIRED_KEY = Answer(401, "API token has expired", "expired_key")
 DEPRECATED_KEY = Answer(401, "API token is deprecated", "deprecated_key")
 VERIFY_FAILED = Answer(500, "Failed to verify API token", "store_unavailable")
-TOO_MANY_FAILURES = Answer(429, "Too many failed authentication attempts", "too_many_failures")
+TOO_MANY_FAILURES = Answer(429, "Too many failed authentication attempts", "too_many_failures", "quota-exceeded")
 
 ACL_DENIED = Answer(403, "You cannot consume this service", "acl")
 READ_ONLY_KEY = Answer(403, "Read-only API key", "read_only")
@@ -66,8 +66,10 @@ _PROBLEM = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
 _PLAIN = b"text/plain; charset=utf-8"
 
-#: What we can say, in the order in which we like to; the first of equal weight wins.
-_OFFERS = ("application/json", "application/problem+json", "text/html", "text/plain")
+_DEFAULT = "application/json"
+#: What we can say, in the order in which we like to; the first of equal weight wins.  Problem details come first
+#: because they are only given to who names them: `application/json, application/problem+json` is how one asks.
+_OFFERS = ("application/problem+json", _DEFAULT, "text/html", "text/plain")
 
 
 def reason_phrase(status: int) -> str:
@@ -92,12 +94,12 @@ def _weight(parameters: list[str]) -> float:
 def prefer(accept: bytes | None) -> str:
     """The media type, of those that we offer, that an `Accept` value prefers; JSON where it says nothing usable."""
     if not accept or accept == b"*/*":
-        return _OFFERS[0]
+        return _DEFAULT
     exact: dict[str, float] = {}
     for member in accept.decode("latin-1").split(",")[:64]:
         media, *parameters = member.split(";")
         exact[media.strip().lower()] = _weight(parameters)
-    best, chosen = 0.0, _OFFERS[0]
+    best, chosen = 0.0, _DEFAULT
     for offer in _OFFERS:
         family = offer.split("/", 1)[0] + "/*"
         # Problem details are given to who names them: a wildcard means plain JSON.

@@ -241,7 +241,11 @@ def overloaded(seconds: int = 1) -> Deny:
 
 def _too_many(nanoseconds: int) -> Deny:
     seconds = max(1, -(-nanoseconds // _NANOSECONDS))
-    return Deny(TOO_MANY_FAILURES, headers=((b"Retry-After", str(seconds).encode()),))
+    return Deny(
+        TOO_MANY_FAILURES,
+        headers=((b"Retry-After", str(seconds).encode()),),
+        members={"violated-policies": ["guesses"]},
+    )
 
 
 def _deliver(answers: _Answers) -> None:

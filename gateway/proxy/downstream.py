@@ -20,7 +20,7 @@ from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.proxy import messages
 from gateway.proxy.exchange import RESPONDING, Exchange
-from gateway.proxy.http1 import END, Refused, RequestHead, find_end, parse_request
+from gateway.proxy.http1 import END, Refused, RequestHead, find_end, glance, parse_request
 from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Downstream:
                     self._inbox = inbox[end:]
             except Refused as refused:
                 self._inbox = b""
-                self._reject(refused.answer, detail=refused.detail)
+                self._reject(refused.answer, detail=refused.detail, begun=inbox)
                 break
             self._heading = False
             self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
@@ -241,15 +241,21 @@ class Downstream:
         self._inbox = inbox
         return inbox
 
-    def _reject(self, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = (), detail: str = "") -> None:
-        """Answer what never became a request, and close."""
+    def _reject(
+        self, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = (), detail: str = "", begun: bytes = b""
+    ) -> None:
+        """Answer what never became a request, and close; `begun` is what there is of its head."""
         plane = self._plane
         request_id = plane.request_id()
-        content_type, body = answers.render(answer, None, request_id)
+        bodiless, accept = glance(begun)
+        content_type, body = answers.render(answer, accept, request_id)
         if answer is answers.METHOD_NOT_ALLOWED:
             headers = (*headers, _ALLOW)
         lines = (*headers, (b"Content-Type", content_type))
-        self.write(messages.own_head(answer.status, lines, body, (), plane.date, True, 1) + body)
+        head = messages.own_head(answer.status, lines, body, (), plane.date, True, 1)
+        if bodiless:
+            body = b""
+        self.write(head + body)
         plane.rejected(self._address, request_id, answer, detail, len(body))
         self.linger()
 
@@ -387,7 +393,7 @@ class Downstream:
             if self._blocked:
                 self.reset()
             elif self._inbox:
-                self._reject(answers.REQUEST_TIMEOUT, detail="the head did not arrive in time")
+                self._reject(answers.REQUEST_TIMEOUT, detail="the head did not arrive in time", begun=self._inbox)
             else:
                 self._close()
         elif self._half_closed and exchange.state < RESPONDING:

@@ -34,6 +34,7 @@ UNTIL_CLOSE: Final = -2
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
 _LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
 _SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
+_ACCEPT: Final = re.compile(rb"(?i)\r\naccept:[ \t]*([^\r\n]*)")
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HOST: Final = re.compile(
@@ -267,6 +268,13 @@ def find_end(buffer: bytes, limits: Limits) -> int:
     if not _REQUEST_LINE.match(buffer):
         raise _bad_line(buffer, limits)
     raise Refused(answers.HEADERS_TOO_LARGE, "request head too large")
+
+
+def glance(begun: bytes) -> tuple[bool, bytes | None]:
+    """What the answer to a refused head may look like: `(without a body, Accept)`, as far as both can be seen."""
+    head = begun.partition(END)[0]
+    accept = _ACCEPT.search(head)
+    return head.startswith(b"HEAD "), accept[1] if accept is not None else None
 
 
 def _bad_line(head: bytes, limits: Limits) -> Refused:

@@ -103,6 +103,31 @@ async def test_bad_input_is_refused_and_the_connection_closed(sent: bytes, statu
         assert (record.status, record.decision) == (status, "denied")
 
 
+@pytest.mark.parametrize(
+    ("sent", "media"),
+    [
+        (request("TRACE", "/", "Accept: text/plain"), "text/plain; charset=utf-8"),
+        (request("TRACE", "/", "accept:application/problem+json"), "application/problem+json"),
+        (get("/", "Accept: text/html", version="2.0"), "text/html; charset=utf-8"),
+        (get("/", "Accept: text/plain", "No colon"), "text/plain; charset=utf-8"),
+        (get("/", "X-Long: " + "a" * 40_000, "ACCEPT: text/plain"), "text/plain; charset=utf-8"),
+        (get("/", "No colon") + b"Accept: text/plain\r\n", "application/json; charset=utf-8"),
+    ],
+)
+async def test_a_refusal_at_the_door_comes_in_the_form_that_is_preferred(sent: bytes, media: str) -> None:
+    async with proxied(ok) as (_, gateway), await gateway.connect() as client:
+        client.send(sent)
+        assert (await client.response()).headers["content-type"] == media
+
+
+async def test_a_refused_head_gets_no_body() -> None:
+    async with proxied(ok) as (_, gateway), await gateway.connect() as client:
+        client.send(request("HEAD", "/", "No colon"))
+        response = await client.response("HEAD")
+        assert (response.status, int(response.headers["content-length"]) > 0) == (400, True)
+        assert await client.rest() == b""
+
+
 ACCEPTED: list[tuple[str, bytes, str]] = [
     ("absolute form", get("http://Gateway.Example.org/a?b=c"), "/a?b=c"),
     ("absolute form without a path", get("http://gateway.example.org?b=c"), "/?b=c"),
