@@ -196,10 +196,20 @@ class Jobs:
 
     def _advance(self, address: str) -> None:
         """Start what is parked under an address as far as there is room; refuse it all once there will be none."""
-        queue = self._parked.get(address)
-        if queue is None:
-            return
         refused: _Answers = []
+        addresses = [address]
+        while addresses:
+            for job in self._go_on(addresses.pop(), refused):
+                # Others wait for the same token from elsewhere; the first of them is charged now.
+                job.lead = next(iter(job.waiters.values()))
+                self._admit(job)
+                # Nothing may be in flight there that would come back for what has just parked.
+                addresses.append(job.lead)
+        _deliver(refused)
+
+    def _go_on(self, address: str, refused: _Answers) -> list[Job]:
+        """`_advance` for one address: adds the refusals, returns the jobs that others wait for."""
+        queue = self._parked.get(address)
         moved: list[Job] = []
         while queue:
             now = self._monotonic_ns()
@@ -217,13 +227,9 @@ class Jobs:
                 self._start(job)
             else:
                 break
-        if not queue:
+        if queue is not None and not queue:
             del self._parked[address]
-        for job in moved:
-            # Others wait for the same token from elsewhere; the first of them is charged now.
-            job.lead = next(iter(job.waiters.values()))
-            self._admit(job)
-        _deliver(refused)
+        return moved
 
 
 def _of(job: Job, address: str) -> list[Pending[Outcome]]:
