@@ -4,7 +4,8 @@ Law: the loop's thread only queues and delivers.  Threads lower their own priori
 arrival, and hand results back with `call_soon_threadsafe`.  A queued job that nobody waits for is dropped;
 one that runs is finished.  More than `limit` jobs are refused with `OverloadError`.
 
-bcrypt reads 72 bytes and refuses more: a longer secret is wrong, and costs as much as any other wrong one.
+bcrypt reads 72 bytes and refuses more: a longer secret is wrong, and costs as much as any other wrong one.  So
+does the wrong secret of a key whose own hash is cheap: by its time nobody can tell that the key exists.
 """
 
 from __future__ import annotations
@@ -41,13 +42,22 @@ def dummy_hash(rounds: int) -> str:
     return f"$2b${rounds:02d}${salt}{digest}"
 
 
-def _check(secret: bytes, hashed: bytes) -> bool:
+def cost_of(hashed: str) -> int:
+    """The cost of a bcrypt hash, 0 for what is none."""
+    parts = hashed.split("$")
+    return int(parts[2]) if len(parts) == 4 and parts[2].isdecimal() else 0
+
+
+def _check(secret: bytes, hashed: str, cost: int) -> bool:
     import bcrypt
 
-    if len(secret) > SECRET_LIMIT:
-        bcrypt.checkpw(secret[:SECRET_LIMIT], hashed)
-        return False
-    return bcrypt.checkpw(secret, hashed)
+    read = secret[:SECRET_LIMIT]
+    if bcrypt.checkpw(read, hashed.encode("utf-8")) and read == secret:
+        return True
+    # Costs double, so one wrong check of each lower one adds up to the wanted cost.
+    for lower in range(cost_of(hashed), cost):
+        bcrypt.checkpw(read, dummy_hash(lower).encode("ascii"))
+    return False
 
 
 def _hash(secret: bytes, rounds: int) -> str:
@@ -91,13 +101,12 @@ class Hasher:
         """Jobs queued or running, for `postern_bcrypt_queue`."""
         return self._depth
 
-    def check(self, secret: bytes, hashed: str) -> Pending[bool]:
-        """Whether a bcrypt hash is this secret's.
+    def check(self, secret: bytes, hashed: str, cost: int = 0) -> Pending[bool]:
+        """Whether a bcrypt hash is this secret's; if not, to find that out costs 2**cost at least.
 
         Raises `OverloadError` past the limit; the `Pending` fails with ValueError when the hash is malformed.
         """
-        encoded = hashed.encode("utf-8")
-        return self._submit(lambda: _check(secret, encoded))
+        return self._submit(lambda: _check(secret, hashed, cost))
 
     def hash(self, secret: bytes, rounds: int) -> Pending[str]:
         """The bcrypt hash of a secret of at most 72 bytes, with a cost of 2**rounds.  Raises `OverloadError`."""

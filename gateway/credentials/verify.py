@@ -3,8 +3,8 @@
 Laws:
 
 * A remembered token costs one keyed digest and one look-up; it never waits for anybody.
-* Unknown, wrong and foreign keys take the same way and get the same answer.  What a key's status is, is told
-  only to who has proven its secret.
+* Unknown, wrong and foreign keys take the same way and get the same answer, each at the cost of the dearest hash
+  there is.  What a key's status is, is told only to who has proven its secret.
 * A look-up that an invalidation overtook is made again before anything is concluded or remembered.
 """
 
@@ -25,7 +25,7 @@ from gateway.core.ports import KeyRecord
 from gateway.core.units import Rate
 from gateway.credentials.declared import Declared, DeclaredConsumer, DeclaredOrganization, changes_between
 from gateway.credentials.guesses import Guesses, network
-from gateway.credentials.hashing import Hasher, dummy_hash, wait
+from gateway.credentials.hashing import Hasher, cost_of, dummy_hash, wait
 from gateway.credentials.jobs import Job, Jobs, Outcome, overloaded
 from gateway.credentials.memory import FOREVER, Entry, Memory
 from gateway.credentials.mint import NewKey, mint_key
@@ -91,8 +91,9 @@ class Verifier:
         self._guesses = Guesses(rules.failures)
         self._jobs = Jobs(self._guesses, hasher, clock.monotonic_ns, self._judge)
         self._rules = rules
-        self._dummy = dummy_hash(rules.bcrypt_rounds)
         self._declared = Declared()
+        self._cost = 0
+        self._raise_cost(rules.bcrypt_rounds)
 
     # ── the port ────────────────────────────────────────────────────────────────────────────────
 
@@ -146,8 +147,7 @@ class Verifier:
         """Take the settings of a reloaded file; what is remembered and counted stands where they allow it."""
         if rules.prefixes != self._rules.prefixes:
             self.forget_all()
-        if rules.bcrypt_rounds != self._rules.bcrypt_rounds:
-            self._dummy = dummy_hash(rules.bcrypt_rounds)
+        self._raise_cost(rules.bcrypt_rounds)
         self._guesses.configure(rules.failures)
         self._rules = rules
 
@@ -156,6 +156,8 @@ class Verifier:
         declared = Declared.build(consumers, organizations)
         usernames, names = changes_between(self._declared, declared)
         self._declared = declared
+        for record in declared.records():
+            self._raise_cost(cost_of(record.credential.secret_hash))
         if usernames or names:
             self._forget_where(
                 lambda record: record.consumer.username in usernames or _organization_of(record) in names
@@ -255,13 +257,20 @@ class Verifier:
             return True
         if record is not None and job.legacy is not None and not hashed:
             return True  # declared by its keyed digest alone, and it has that digest
-        job.hashing = self._hasher.check(job.secret, hashed or self._dummy)
+        self._raise_cost(cost_of(hashed))
+        job.hashing = self._hasher.check(job.secret, hashed or self._dummy, self._cost)
         matches = await wait(job.hashing)
         job.hashing = None
         if not matches or not hashed:
             return False
         job.proven = hashed
         return True
+
+    def _raise_cost(self, cost: int) -> None:
+        """Make whatever is wrong cost as much as a hash of this cost."""
+        if cost > self._cost:
+            self._cost = cost
+            self._dummy = dummy_hash(cost)
 
     def _conclude(self, record: KeyRecord) -> tuple[Outcome, float]:
         """What a proven secret is worth now, and until when: revoked before expired before deprecated."""

@@ -10,7 +10,7 @@ from gateway.core.errors import OverloadError, StoreError
 from gateway.core.identity import Consumer, Credential, Identity
 from gateway.core.ports import KeyRecord
 from gateway.core.units import parse_rate
-from gateway.credentials.hashing import Hasher
+from gateway.credentials.hashing import Hasher, cost_of
 from gateway.credentials.memory import Memory
 from gateway.credentials.parse import Prefixes
 from gateway.credentials.secrets import SecretKey
@@ -42,16 +42,18 @@ class FakeHasher(Hasher):
         self.held = held
         self.running = False
         self.checks: list[bytes] = []
+        self.costs: list[int] = []
         self.waiting: dict[Pending[bool], bool] = {}
 
     @property
     def depth(self) -> int:
         return len(self.waiting)
 
-    def check(self, secret: bytes, hashed: str) -> Pending[bool]:
+    def check(self, secret: bytes, hashed: str, cost: int = 0) -> Pending[bool]:
         if len(self.waiting) >= self.limit:
             raise OverloadError("full")
         self.checks.append(secret)
+        self.costs.append(max(cost, cost_of(hashed)))
         job: Pending[bool] = Pending()
         self.waiting[job] = hashed == hash_of(secret)
         if not self.held:

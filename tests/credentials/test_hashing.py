@@ -12,7 +12,7 @@ import pytest
 from gateway.core.decision import Pending
 from gateway.core.errors import OverloadError
 from gateway.credentials import hashing
-from gateway.credentials.hashing import Hasher, dummy_hash, wait
+from gateway.credentials.hashing import Hasher, cost_of, dummy_hash, wait
 
 SECRET = b"pnsec_secret"
 HASHED = bcrypt.hashpw(SECRET, bcrypt.gensalt(4)).decode()
@@ -55,6 +55,37 @@ async def test_an_overlong_secret_costs_a_hash_too(hasher: Hasher, monkeypatch: 
     assert spent == [b"x" * 72]
 
 
+@pytest.mark.parametrize(
+    ("secret", "cost", "spent"),
+    [
+        (b"wrong", 0, [4]),
+        (b"wrong", 4, [4]),
+        (b"wrong", 5, [4, 4]),
+        (b"wrong", 8, [4, 4, 5, 6, 7]),
+        (b"x" * 73, 6, [4, 4, 5]),
+        (SECRET, 8, [4]),
+    ],
+)
+async def test_what_is_wrong_costs_as_much_as_it_should(
+    hasher: Hasher, monkeypatch: pytest.MonkeyPatch, secret: bytes, cost: int, spent: list[int]
+) -> None:
+    costs: list[int] = []
+
+    def spend(read: bytes, hashed: bytes) -> bool:
+        costs.append(cost_of(hashed.decode()))
+        return read == SECRET
+
+    monkeypatch.setattr(bcrypt, "checkpw", spend)
+    assert await wait(hasher.check(secret, HASHED, cost)) is (secret == SECRET)
+    assert costs == spent
+    assert secret == SECRET or sum(2**spent for spent in costs) == 2 ** max(cost, 4)
+
+
+@pytest.mark.parametrize(("hashed", "cost"), [(HASHED, 4), (dummy_hash(12), 12), ("", 0), ("$2b$x$a", 0), ("Hone", 0)])
+def test_the_cost_of_a_hash(hashed: str, cost: int) -> None:
+    assert cost_of(hashed) == cost
+
+
 async def test_a_malformed_hash_is_a_fault(hasher: Hasher) -> None:
     with pytest.raises(ValueError, match="salt"):
         await wait(hasher.check(SECRET, "not a hash"))
@@ -71,7 +102,7 @@ async def test_the_bound_and_dropping(hasher: Hasher, monkeypatch: pytest.Monkey
     started, gate = threading.Event(), threading.Event()
     done: list[bytes] = []
 
-    def slow(secret: bytes, hashed: bytes) -> bool:
+    def slow(secret: bytes, hashed: str, cost: int) -> bool:
         started.set()
         gate.wait(5)
         done.append(secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,22 @@ async def test_a_status_is_told_only_to_who_has_the_secret(fields: dict[str, Any
     assert await bench.text(token_of()) == expected
     assert await bench.text(token_of()) == expected
     assert len(bench.hasher.checks) == 2
+
+
+@pytest.mark.parametrize("dearest", ["declared", "stored", "configured"])
+async def test_an_unknown_key_costs_as_much_as_a_wrong_secret(dearest: str) -> None:
+    cheap, dear = (f"$2b${cost:02d}${'a' * 53}" for cost in (5, 12))
+    bench = Bench(make_record("stored", secret_hash=dear if dearest == "stored" else cheap))
+    key = declared_key("declared", secret_hash=dear if dearest == "declared" else cheap)
+    bench.verifier.declare([declared_consumer("mobile_app", key)], [])
+    if dearest == "configured":
+        bench.verifier.configure(replace(bench.verifier.rules, bcrypt_rounds=12))
+    await bench.text(token_of("stored", secret="first"))
+    bench.hasher.costs.clear()
+    for name in ("stored", "declared", "unknown"):
+        assert await bench.text(token_of(name, secret="wrong")) == INVALID
+    assert await bench.text(b"other_one.pnsec_one") == INVALID
+    assert bench.hasher.costs == [12, 12, 12, 12]
 
 
 async def test_a_verified_token_is_remembered_and_answered_in_a_plain_call() -> None:
@@ -229,6 +246,25 @@ async def test_who_waits_from_elsewhere_is_not_refused_with_the_address_that_ask
     await turns()
     bench.hasher.finish()
     assert text_of(await settled(elsewhere)) == "mobile_app"
+
+
+async def test_who_waits_from_elsewhere_is_refused_if_that_address_has_no_failures_left_either() -> None:
+    bench = Bench(make_record())
+    await bench.answer(token_of(secret="wrong"), "192.0.2.200")
+    bench.hasher.held = True
+    blocking = [bench.ask(token_of("x", f"w{number}")) for number in range(20)]
+    parked = bench.ask(token_of())
+    elsewhere = [bench.ask(token_of(), f"198.51.100.{number}") for number in range(3)]
+    for number in range(2):
+        for _ in range(20):
+            assert text_of(bench.ask(token_of(secret="wrong"), f"198.51.100.{number}")) == INVALID
+    await turns()
+    for _ in blocking:
+        bench.hasher.finish()
+        await turns()
+    assert [text_of(await settled(outcome)) for outcome in (parked, *elsewhere[:2])] == [TOO_MANY] * 3
+    bench.hasher.finish()
+    assert text_of(await settled(elsewhere[2])) == "mobile_app"
 
 
 # ── cancelling ──────────────────────────────────────────────────────────────────────────────────
