@@ -28,7 +28,7 @@ def _several(value: Any) -> bool:
 
 
 def _not_one(value: Any) -> bool:
-    return bool(value not in (1, "1"))
+    return value == "auto" or (str(value).isdigit() and int(value) > 1)
 
 
 def _starts(*prefixes: str) -> Callable[[Any], bool]:
@@ -83,4 +83,4 @@ def unavailable(data: Any) -> Iterator[Problem]:
         parts = gate.path.replace("[]", ".[]").split(".")
         for path, value in _values(data, parts, ()):
             if gate.used(value):
-                yield Problem(path, f"{gate.what} is not available yet")
+                yield Problem(path, f"{gate.what} is not available yet", ours=True)

@@ -111,7 +111,9 @@ def _open_routes(data: Any, policies: Mapping[str, type[Policy]]) -> Iterator[Pr
                 else:
                     holding.add(name)
         if not holding & guards:
-            yield Problem(path, "no policy says who may call this route: add `auth`, or `auth: none` if it is public")
+            yield Problem(
+                path, "no policy says who may call this route: add `auth`, or `auth: none` if it is public", ours=True
+            )
 
 
 # ── the rest ────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +123,7 @@ def _prefixes(data: Any) -> Iterator[Problem]:
     public = _text(data, "credentials", "public_prefix", default="pnpub_")
     secret = _text(data, "credentials", "secret_prefix", default="pnsec_")
     if public == secret:
-        yield Problem(("credentials",), "public_prefix and secret_prefix must differ")
+        yield Problem(("credentials",), "public_prefix and secret_prefix must differ", ours=True)
     for path, key in _keys(data):
         value = key.get("public")
         if isinstance(value, str) and not (value.startswith(public) and len(public) < len(value) <= len(public) + 64):
@@ -131,9 +133,9 @@ def _prefixes(data: Any) -> Iterator[Problem]:
 def _secret(data: Any) -> Iterator[Problem]:
     value = data.get("secret_key", "")
     if isinstance(value, str) and 0 < len(value) < MIN_SECRET:
-        yield Problem(("secret_key",), f"is shorter than {MIN_SECRET} characters")
+        yield Problem(("secret_key",), f"is shorter than {MIN_SECRET} characters", ours=True)
     if value == "" and _text(data, "store").startswith("postgres"):
-        yield Problem(("secret_key",), "must be given with a PostgreSQL store")
+        yield Problem(("secret_key",), "must be given with a PostgreSQL store", ours=True)
 
 
 _LISTENERS = {"proxy": "0.0.0.0:8000", "admin": "127.0.0.1:8001", "status": "127.0.0.1:8007"}
@@ -147,16 +149,20 @@ def _listeners(data: Any) -> Iterator[Problem]:
         except ValueError:
             continue
         if address.port and str(address) in taken:
-            yield Problem(("listen", name), f"the {taken[str(address)]} listener has this address already")
+            yield Problem(("listen", name), f"the {taken[str(address)]} listener has this address already", ours=True)
         taken[str(address)] = name
         admin = data.get("admin")
         settings = admin if isinstance(admin, dict) else {}
         if name == "admin" and not address.is_loopback:
             if settings.get("allow_plaintext") is not True:
-                yield Problem(("listen", name), "other addresses than loopback need `admin: {allow_plaintext: true}`")
+                yield Problem(
+                    ("listen", name), "other addresses than loopback need `admin: {allow_plaintext: true}`", ours=True
+                )
             sunbird = settings.get("sunbird")
             if isinstance(sunbird, dict) and sunbird.get("require_token") is False:
-                yield Problem(("admin", "sunbird", "require_token"), "may be waived on a loopback listener only")
+                yield Problem(
+                    ("admin", "sunbird", "require_token"), "may be waived on a loopback listener only", ours=True
+                )
 
 
 def check(data: dict[str, Any], policies: Mapping[str, type[Policy]]) -> Iterator[Problem]:

@@ -20,8 +20,8 @@ MAX_FILE = 1024 * 1024
 class Interpolated(str):
     """Text that came, whole or in part, from outside the file.
 
-    `source` is what the file says, `pieces` is what was filled in.  Where a setting wants a number or a boolean,
-    such a text is read as one, quoted or not (inside `{…}` YAML demands the quotes).
+    `source` is what the file says, `pieces` is what was filled in from there (a default was not).  Where a setting
+    wants a number or a boolean, such a text is read as one, quoted or not (inside `{…}` YAML demands the quotes).
     """
 
     __slots__ = ("pieces", "source")
@@ -42,12 +42,14 @@ class InterpolationError(ValueError):
 
 
 class Interpolator:
-    """Fills references in from an environment and from files relative to `directory`; `files` are those it read."""
+    """Fills references in from an environment and from files relative to `directory`; `files` are those it read,
+    `named` all that it was to read."""
 
     def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
         self._environ = environ
         self._directory = directory
         self.files: dict[Path, str] = {}
+        self.named: set[Path] = set()
 
     def expand(self, text: str) -> str:
         """The text with its references filled in.  Raises InterpolationError.
@@ -55,39 +57,45 @@ class Interpolator:
         Without any reference the text comes back as a plain string, `$${` turned into `${`.
         """
         pieces: list[str] = []
+        filled = False
 
         def fill(match: re.Match[str]) -> str:
+            nonlocal filled
             if match[0] == "$${":
                 return "${"
             if not match[2]:
                 raise InterpolationError("has a ${ without its }; write $${ for the two characters themselves")
-            piece = self._resolve(match[1])
-            pieces.append(piece)
+            filled = True
+            piece, from_outside = self._resolve(match[1])
+            if from_outside:
+                pieces.append(piece)
             return piece
 
         expanded = _REFERENCE.sub(fill, text)
-        return Interpolated.of(expanded, text, tuple(pieces)) if pieces else expanded
+        return Interpolated.of(expanded, text, tuple(pieces)) if filled else expanded
 
-    def _resolve(self, reference: str) -> str:
+    def _resolve(self, reference: str) -> tuple[str, bool]:
+        """What a reference stands for, and whether that came from outside: a default stands in the file."""
         if reference.startswith("file:"):
-            return self._read(reference[5:])
+            return self._read(reference[5:]), True
         match = _NAME.fullmatch(reference)
         if match is None:
             raise InterpolationError("has a ${…} that is neither ${NAME}, ${NAME:-default} nor ${file:PATH}")
         value = self._environ.get(match[1])
-        if match[2]:
-            value = value or match[3]
+        if match[2] and not value:
+            return match[3], False
         if value is None:
             raise InterpolationError(f"the environment variable {match[1]} is not set")
         # An environment may hold bytes that are no text, and a value never holds NUL.
         if "\0" in value or not _encodable(value):
             raise InterpolationError(f"the environment variable {match[1]} is not UTF-8 text")
-        return value
+        return value, True
 
     def _read(self, name: str) -> str:
         if not name or "\0" in name:
             raise InterpolationError("names no file in ${file:PATH}")
         path = self._directory / name
+        self.named.add(path)
         if path in self.files:
             return self.files[path]
         try:

@@ -18,11 +18,15 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: `path` is where, `text` is what; `at_key` points to the key, not to its value."""
+    """One thing that is wrong: `path` is where, `text` is what; `at_key` points to the key, not to its value.
+
+    `ours` says that no word of the text comes from the file, so that nothing in it need be hidden.
+    """
 
     path: Path
     text: str
     at_key: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ _BOUNDS = {
     "string_too_long": ("must have at most {} characters", "max_length"),
     "string_pattern_mismatch": ("must match {}", "pattern"),
 }
+#: Errors whose texts quote nothing of the file.
+_OURS = frozenset({*_TEXTS, *_BOUNDS, "literal_error", "unknown_policy", "not_available"})
 #: Errors that concern a key, not its value.
 _ABOUT_KEYS = frozenset({"extra_forbidden", "unknown_policy", "not_available", "broken_policy"})
 #: Errors that a number or a boolean in the place of text would mend.
@@ -106,8 +108,9 @@ class Translator:
             if item["type"] == "too_short" and self._is_long_enough(item, path):
                 # pydantic counts only the items that are right; those that are not have their own problems.
                 continue
-            problem = Problem(path, self._text(item, path), at_key or item["type"] in _ABOUT_KEYS)
-            located.append(_Located(problem, item["type"], union, branch))
+            kind = item["type"]
+            problem = Problem(path, self._text(item, path), at_key or kind in _ABOUT_KEYS, kind in _OURS)
+            located.append(_Located(problem, kind, union, branch))
         plain = [entry.problem for entry in located if entry.union is None]
         unions: dict[Path, list[_Located]] = {}
         for entry in located:
@@ -191,7 +194,8 @@ def _fold(where: Path, entries: list[_Located]) -> list[Problem]:
     wanted = [text.removeprefix("must be ") for text in texts if text.startswith("must be ")]
     others = [text for text in texts if not text.startswith("must be ")]
     sentence = "; ".join([*(["must be " + " or ".join(wanted)] if wanted else []), *others])
-    return [replace(entries[0].problem, path=where, text=sentence)]
+    ours = all(entry.problem.ours for entry in entries)
+    return [replace(entries[0].problem, path=where, text=sentence, ours=ours)]
 
 
 def _misses(where: Path, entry: _Located) -> bool:
@@ -223,6 +227,8 @@ class Redactor:
 
     def redact(self, problem: Problem) -> Problem:
         """The problem without any value that was filled in."""
+        if problem.ours:
+            return problem
         text = problem.text
         for value in _filled_in(value_at(self._data, problem.path)):
             text = text.replace(repr(str(value)), repr(value.source))
@@ -230,9 +236,19 @@ class Redactor:
             words = {word for piece in value.pieces for word in re.findall(r"\w{3,}", piece)}
             for word in sorted(words - _ORDINARY, key=len, reverse=True):
                 text = re.sub(rf"(?<![\w$]){re.escape(word)}(?!\w)", "${…}", text)
-        for piece in self._pieces:
-            text = text.replace(piece, "${…}")
+        # What was filled in elsewhere can only be quoted, or be the name that is suggested.
+        text = _QUOTED.sub(self._hide, text)
         return replace(problem, text=text) if text != problem.text else problem
+
+    def _hide(self, match: re.Match[str]) -> str:
+        quoted = match[0]
+        for piece in self._pieces:
+            quoted = quoted.replace(piece, "${…}")
+        return quoted
+
+
+#: Where a text may hold something of the file: from the first quote to the last, and in a suggestion.
+_QUOTED = re.compile(r"""['"].*['"]|\(did you mean .*\?\)""", re.DOTALL)
 
 
 def _spellings(piece: str) -> set[str]:

@@ -148,3 +148,25 @@ def test_what_was_filled_in_is_never_reported(setting: str) -> None:
     assert report
     for part in ("hunter2", "orrect", "orse"):
         assert part.lower() not in report.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("secret_key: ${S}", {"S": "short"}, "secret_key: is shorter than 32 characters"),
+        ("secret_key: ${S}", {"S": "characters"}, "secret_key: is shorter than 32 characters"),
+        ("paths: {encoded_slash: '${S}'}", {"S": "refused"}, "must be 'refuse' or 'keep' (did you mean refuse?)"),
+        ("limits: {headers: '${S}'}", {"S": "number"}, "limits.headers: must be a whole number"),
+        ("workers: ${S}", {"S": "available"}, "workers: must be a whole number or 'auto'"),
+        # What was filled in elsewhere hides no word of a text that quotes something else.
+        ("limits: {header_bytes: 9 cats}\nmax_staleness: ${S}", {"S": "4096"}, "'9 cats' is not a size such as 64KiB"),
+        # A default stands in the file.
+        (
+            "store: ${S:-sqlite:///data/x}\nlimits: {header_bytes: '${S:-4096 cats}'}",
+            {},
+            "'${S:-4096 cats}' is not a size such as 64KiB, 1MB or 4096",
+        ),
+    ],
+)
+def test_our_own_words_stay(text: str, environ: dict[str, str], expected: str) -> None:
+    assert expected in "\n".join(problems(f"{text}\n{OPEN}", environ))
