@@ -20,7 +20,9 @@ from gateway.admin.app import ControlServer
 from gateway.build import Ports, build
 from gateway.config.loader import Loaded, load
 from gateway.config.model import Config
+from gateway.core.garbage import for_good
 from gateway.counters.memory import MemoryCounters
+from gateway.credentials.declared import Declaration
 from gateway.credentials.hashing import Hasher
 from gateway.credentials.parse import Prefixes
 from gateway.credentials.secrets import load_secret_key
@@ -66,6 +68,15 @@ class Options:
     on_ready: Callable[[App], Awaitable[None]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """What is made of a configuration before it is in force."""
+
+    snapshot: Snapshot
+    declaration: Declaration
+    secret_names: set[str]
+
+
 class App:
     """One gateway in one process."""
 
@@ -74,7 +85,10 @@ class App:
         self._options = options
         self._started = time.monotonic()
         self._reason: str | None = "starting"
-        self.loaded: Loaded = load(options.config)
+        # What the imports left behind, before the rest is put out of the collector's sight.
+        gc.collect()
+        with for_good():
+            self.loaded: Loaded = load(options.config)
         self.metrics = Metrics()
         self.clock = SystemClock()
         self.counters = MemoryCounters()
@@ -141,13 +155,14 @@ class App:
         stack.callback(self.hasher.close)
         secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
         self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
-        self.verifier.declare(config.consumers, config.organizations)
 
         self.access = self._access_log(config)
         if self.access is not None:
             stack.callback(self.access.close, _LAST_LINES)
         self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route)
-        self.plane = Plane(build(self.loaded, self._ports), loop, self.access)
+        with for_good():
+            self.verifier.declare(config.consumers, config.organizations)
+            self.plane = Plane(build(self.loaded, self._ports), loop, self.access)
         stack.callback(self.plane.stop)
         self._register_metrics()
         self.metrics.config_loaded(self.loaded.hash)
@@ -210,18 +225,23 @@ class App:
 
     # ── reloading ────────────────────────────────────────────────────────────────────────────
 
-    def _compile(self, loaded: Loaded) -> Snapshot:
-        return build(loaded, self._ports)
-
-    def _swap(self, loaded: Loaded, compiled: object) -> None:
-        assert isinstance(compiled, Snapshot)  # noqa: S101 - it is what `_compile` made
+    def _compile(self, loaded: Loaded) -> _Compiled:
+        """All that takes longer the larger the file is; runs in a thread, beside what is in force."""
         config = loaded.config
+        declaration = self.verifier.declaration(config.consumers, config.organizations)
+        return _Compiled(build(loaded, self._ports), declaration, _secret_names(config))
+
+    def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
+        assert isinstance(compiled, _Compiled)  # noqa: S101 - it is what `_compile` made
+        snapshot = self.plane.snapshot
+        old = [*snapshot.routes, *self.loaded.config.parts(), *self.verifier.declared.records(), snapshot]
         self.loaded = loaded
-        self.verifier.configure(_rules(config))
-        self.verifier.declare(config.consumers, config.organizations)
+        self.verifier.configure(_rules(loaded.config))
+        self.verifier.adopt(compiled.declaration)
         if self.access is not None:
-            self.access.set_secret_names(_secret_names(config))
-        self.plane.swap(compiled)
+            self.access.set_secret_names(compiled.secret_names)
+        self.plane.swap(compiled.snapshot)
+        return old
 
     def _hangup(self) -> None:
         # Whether it worked is in the log and in the metric.

@@ -1,8 +1,8 @@
 """Build, swap, clean: a new configuration takes the place of the old one, or changes nothing (law 4).
 
 Reading and compiling run in a thread that gives way to the loop often, so requests are not stalled; the swap
-is one call on the loop.  A signal, a watched file and (later) the admin API all end in `reload`; calls that
-come while one is under way are served by one more.
+is one call on the loop, and what it replaces is freed in the thread again.  A signal, a watched file and (later) the
+admin API all end in `reload`; calls that come while one is under way are served by one more.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.config.loader import Loaded, load
 from gateway.core.errors import ConfigError, PosternError
+from gateway.core.garbage import for_good, let_go
 from gateway.telemetry.events import get_logger
 
 _log = get_logger("postern.reload")
+
+_T = TypeVar("_T")
 
 #: How often the compiling thread gives the interpreter back, in seconds (the default, 5 ms, stalls the loop).
 _SWITCH_INTERVAL = 0.0002
 #: Seconds between two looks at the files, and how long they must have been still to be read.
 _WATCH_INTERVAL = 0.5
 _STILL = 0.1
+#: Seconds that requests which began before a swap get to end, before what they ran on is freed.
+_LAST_REQUESTS = 0.5
 #: What needs a restart to take effect.
 _RESTART = ("listen", "workers", "store", "counters", "secret_key")
 
@@ -40,7 +45,7 @@ class Reloader:
     """Loads, compiles and swaps configurations.
 
     `compile_` makes of a configuration whatever will be in force (in a thread), `swap` puts it in force (on
-    the loop); both are the composition root's.
+    the loop) and returns the parts of what it replaced; both are the composition root's.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Reloader:
         path: Path,
         current: Loaded,
         compile_: Callable[[Loaded], object],
-        swap: Callable[[Loaded, object], None],
+        swap: Callable[[Loaded, object], list[object]],
         metrics: ReloadMetrics,
     ) -> None:
         self._path = path
@@ -57,27 +62,36 @@ class Reloader:
         self._metrics = metrics
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._aside_now = 0
+        self._interval = sys.getswitchinterval()
         #: The configuration in force.
         self.current = current
+        #: What holds until a restart.
+        self._standing = {name: getattr(current.config, name) for name in _RESTART}
+        #: What a refused configuration named, too: it may be all that was missing.
+        self._wanted: tuple[Path, ...] = ()
+        #: The files as they were before they were last read.
+        self._seen = self._marks()
 
     async def reload(self, cause: str) -> Loaded:
         """Take the file as it is now; returns what is in force then, raises `ConfigError` and keeps the old."""
         async with self._lock:
-            interval = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_INTERVAL)
+            self._seen = self._marks()
             try:
-                loaded, compiled = await asyncio.to_thread(self._prepare)
+                loaded, compiled = await self._aside(self._prepare)
             except PosternError as error:
                 self._metrics.config_refused()
                 problems = error.problems if isinstance(error, ConfigError) else [str(error)]
                 _log.error("config_refused", cause=cause, problems=problems, still=self.current.hash)
+                self._note_files(error.files if isinstance(error, ConfigError) else ())
                 raise
-            finally:
-                sys.setswitchinterval(interval)
-            self._tell(loaded, cause)
-            self._swap(loaded, compiled)
+            before = self.current.hash
+            self._retire(self._swap(loaded, compiled))
             self.current = loaded
+            self._note_files(())
             self._metrics.config_loaded(loaded.hash)
+            self._tell(loaded, cause, before)
             return loaded
 
     async def try_reload(self, cause: str) -> bool:
@@ -93,17 +107,39 @@ class Reloader:
         return True
 
     def _prepare(self) -> tuple[Loaded, object]:
-        loaded = load(self._path)
-        return loaded, self._compile(loaded)
+        with for_good():
+            loaded = load(self._path)
+            return loaded, self._compile(loaded)
 
-    def _tell(self, loaded: Loaded, cause: str) -> None:
-        before, after = self.current.config, loaded.config
-        waiting = [name for name in _RESTART if getattr(before, name) != getattr(after, name)]
+    async def _aside(self, work: Callable[..., _T], *arguments: object) -> _T:
+        """The result of work in a thread that gives way to the loop often."""
+        self._aside_now += 1
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        finally:
+            self._aside_now -= 1
+            if not self._aside_now:
+                sys.setswitchinterval(self._interval)
+
+    def _retire(self, replaced: list[object]) -> None:
+        """Free what was in force, once the requests that ran on it have ended."""
+
+        async def retire() -> None:
+            await asyncio.sleep(_LAST_REQUESTS)
+            await self._aside(let_go, replaced)
+
+        task = asyncio.create_task(retire(), name="config-retire")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _tell(self, loaded: Loaded, cause: str, before: str) -> None:
+        waiting = [name for name, value in self._standing.items() if getattr(loaded.config, name) != value]
         for warning in loaded.warnings:
             _log.warning("config_warning", warning=warning)
         if waiting:
             _log.warning("config_needs_restart", settings=waiting)
-        _log.info("config_loaded", cause=cause, hash=loaded.hash, before=self.current.hash)
+        _log.info("config_loaded", cause=cause, hash=loaded.hash, before=before)
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────
 
@@ -112,32 +148,34 @@ class Reloader:
         self._watching = asyncio.create_task(self._watch(), name="config-watch")
 
     async def stop(self) -> None:
-        """End the watch."""
-        task, self._watching = self._watching, None
-        if task is not None:
+        """End the watch, and what else is under way."""
+        tasks = [*self._retiring, *([self._watching] if self._watching is not None else [])]
+        self._watching = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
-        seen = self._marks()
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             now = self._marks()
-            if now == seen:
+            if now == self._seen:
                 continue
             # Whoever writes the files may not be done: they are read once they have been still for a moment.
             await asyncio.sleep(_STILL)
             while (later := self._marks()) != now:
                 now = later
                 await asyncio.sleep(_STILL)
-            seen = now
             await self.try_reload("file changed")
-            # The new configuration may name other files.
-            seen = {file: now.get(file, mark) for file, mark in self._marks().items()}
+
+    def _note_files(self, wanted: tuple[Path, ...]) -> None:
+        """Watch the files that the configuration names now; those seen before the reading count as they were then."""
+        self._wanted = wanted
+        self._seen = {file: self._seen.get(file, mark) for file, mark in self._marks().items()}
 
     def _marks(self) -> dict[Path, tuple[int, int, int] | None]:
         """What tells each file of the configuration from its next version, through symbolic links."""
-        return {file: _mark(file) for file in (self._path, *self.current.files[1:])}
+        return {file: _mark(file) for file in (self._path, *self.current.files[1:], *self._wanted)}
 
 
 def _mark(file: Path) -> tuple[int, int, int] | None:

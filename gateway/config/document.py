@@ -9,6 +9,7 @@ bounded depth, bounded aliases, and a position for every value.  Nothing here ra
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -54,6 +55,15 @@ class Position:
     mark: Any
     keys: dict[str | int, Any] = field(default_factory=dict)
     below: dict[str | int, Any] = field(default_factory=dict)
+
+    def pieces(self, depth: int) -> Iterator[Any]:
+        """The positions that lie `depth` levels below, and all above."""
+        yield self.mark
+        for position in self.below.values():
+            if depth > 1 and isinstance(position, Position):
+                yield from position.pieces(depth - 1)
+            else:
+                yield position
 
 
 @dataclass(slots=True)

@@ -7,12 +7,10 @@ problems alone.  Law: nothing but ConfigError comes out, and no value that was f
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from gateway.config.problems import Path as KeyPath
 from gateway.config.problems import Place, Problem, format_path, printable, value_at
 from gateway.config.translate import Redactor, Translator
 from gateway.core.errors import ConfigError
+from gateway.core.garbage import collector_off, let_go, pieces
 from gateway.core.path import PathRules
 from gateway.core.policy import Policy
 
@@ -50,18 +49,6 @@ class Loaded:
     def report(self, problems: Iterable[Problem]) -> list[str]:
         """Problems as lines `FILE:LINE:COLUMN: key.path: text`, in file order."""
         return _lines(self.files[0], parse(self.content), problems)
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Building makes many objects and no garbage: collecting in between would only cost time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _line(file: Path, place: Place, problem: Problem) -> str:
@@ -116,11 +103,33 @@ def _validate(data: dict[str, Any], policies: Mapping[str, type[Policy]]) -> tup
         return None, translator.problems(error)
 
 
+#: How deep the large lists lie: the routes of a service.  What is below a piece is small.
+_DEPTH = 4
+
+
+def _feed(take: Callable[[bytes], None], value: Any, depth: int) -> None:
+    """Give the content piece by piece: in one, other threads would wait for all of it."""
+    if depth and isinstance(value, dict):
+        take(b"{")
+        for key in sorted(value):
+            take(json.dumps(key).encode() + b":")
+            _feed(take, value[key], depth - 1)
+        take(b"}")
+    elif depth and isinstance(value, list):
+        take(b"[")
+        for item in value:
+            _feed(take, item, depth - 1)
+            take(b",")
+        take(b"]")
+    else:
+        take(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
 def _hash(data: dict[str, Any]) -> str:
-    content = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-    digest = hashlib.sha256(content).digest()
+    digest = hashlib.sha256()
+    _feed(digest.update, data, _DEPTH)
     # The hash is public (metrics, status), what it covers holds secrets: make trying them out dear.
-    return hashlib.pbkdf2_hmac("sha256", digest, b"postern configuration", 20_000)[:8].hex()
+    return hashlib.pbkdf2_hmac("sha256", digest.digest(), b"postern configuration", 20_000)[:8].hex()
 
 
 def _warnings(data: dict[str, Any]) -> Iterator[Problem]:
@@ -166,8 +175,12 @@ def load_bytes(
 
         policies = installed()
     interpolator = Interpolator(os.environ if environ is None else environ, path.parent)
-    with _without_gc():
-        return _load(content, path, interpolator, policies)
+    with collector_off():
+        try:
+            return _load(content, path, interpolator, policies)
+        except ConfigError as error:
+            error.files = tuple(sorted(interpolator.named))
+            raise
 
 
 def _load(content: bytes, path: Path, interpolator: Interpolator, policies: Mapping[str, type[Policy]]) -> Loaded:
@@ -185,4 +198,8 @@ def _load(content: bytes, path: Path, interpolator: Interpolator, policies: Mapp
         told = (redactor.redact(problem) for problem in problems if not _is_below(problem.path, document.broken))
         raise ConfigError(_lines(path, document, told))
     warnings = _lines(path, document, _warnings(data))
-    return Loaded(config, _hash(data), (path, *interpolator.files), tuple(warnings), content)
+    loaded = Loaded(config, _hash(data), (path, *interpolator.files), tuple(warnings), content)
+    remains = [*pieces(data, _DEPTH), *document.position.pieces(_DEPTH)]
+    del document, data, redactor
+    let_go(remains)
+    return loaded

@@ -229,3 +229,7 @@ class Config(Settings):
             ("service", f"service:{service.name}", service.policies),
             ("route", f"route:{route.name}", route.policies),
         ]
+
+    def parts(self) -> list[object]:
+        """What there may be thousands of."""
+        return [*(route for service in self.services for route in service.routes), *self.consumers]

@@ -5,17 +5,23 @@ Each door to a foreign thing (law 5) translates its library's exceptions into on
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class PosternError(Exception):
     """The parent of every fault that Postern names itself; its text is fit for an operator to read."""
 
 
 class ConfigError(PosternError):
-    """A configuration that cannot be used; `problems` holds every line of the report, in file order."""
+    """A configuration that cannot be used; `problems` holds every line of the report, in file order.
+
+    `files` are those that it fills in, there or not.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.files: tuple[Path, ...] = ()
 
 
 class StartError(PosternError):

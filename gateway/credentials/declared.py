@@ -168,6 +168,17 @@ def _rates(item: object) -> tuple[str, ...]:
     return tuple(str(rate) for rate in getattr(item, "rate_limits", None) or ())
 
 
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a file declares, the usernames and organizations of which it says something else than before, and the
+    cost of its dearest hash."""
+
+    declared: Declared
+    usernames: frozenset[str]
+    organizations: frozenset[str]
+    cost: int
+
+
 def changes_between(old: Declared, new: Declared) -> tuple[frozenset[str], frozenset[str]]:
     """`(usernames, organizations)` whose declaration appeared, disappeared or changed, their keys' included."""
     organizations = _differing(old.organizations, new.organizations)

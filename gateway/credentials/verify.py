@@ -23,7 +23,13 @@ from gateway.core.errors import StoreError
 from gateway.core.identity import Consumer, Identity, Status
 from gateway.core.ports import KeyRecord
 from gateway.core.units import Rate
-from gateway.credentials.declared import Declared, DeclaredConsumer, DeclaredOrganization, changes_between
+from gateway.credentials.declared import (
+    Declaration,
+    Declared,
+    DeclaredConsumer,
+    DeclaredOrganization,
+    changes_between,
+)
 from gateway.credentials.guesses import Guesses, network
 from gateway.credentials.hashing import Hasher, cost_of, dummy_hash, wait
 from gateway.credentials.jobs import Job, Jobs, Outcome, overloaded
@@ -64,7 +70,7 @@ class Tally:
 
 
 class Verifier:
-    """The `Authenticator` of API keys.  All methods are called on the loop's thread.
+    """The `Authenticator` of API keys.  All methods are called on the loop's thread, save `declaration`.
 
     `store` is asked for keys, `hasher` spends the bcrypt, `clock` times guesses and expiry, `secret_key` names
     legacy keys, `memory` bounds what is remembered.
@@ -153,11 +159,21 @@ class Verifier:
 
     def declare(self, consumers: Iterable[DeclaredConsumer], organizations: Iterable[DeclaredOrganization]) -> None:
         """Take what a loaded file declares; only what differs from before is asked for again."""
+        self.adopt(self.declaration(consumers, organizations))
+
+    def declaration(
+        self, consumers: Iterable[DeclaredConsumer], organizations: Iterable[DeclaredOrganization]
+    ) -> Declaration:
+        """What a file declares, compared with what holds, for `adopt`; changes nothing, and may run in a thread."""
         declared = Declared.build(consumers, organizations)
-        usernames, names = changes_between(self._declared, declared)
-        self._declared = declared
-        for record in declared.records():
-            self._raise_cost(cost_of(record.credential.secret_hash))
+        cost = max((cost_of(record.credential.secret_hash) for record in declared.records()), default=0)
+        return Declaration(declared, *changes_between(self._declared, declared), cost)
+
+    def adopt(self, declaration: Declaration) -> None:
+        """Take a declaration that was compared with what holds."""
+        usernames, names = declaration.usernames, declaration.organizations
+        self._declared = declaration.declared
+        self._raise_cost(declaration.cost)
         if usernames or names:
             self._forget_where(
                 lambda record: record.consumer.username in usernames or _organization_of(record) in names

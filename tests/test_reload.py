@@ -1,0 +1,182 @@
+"""Reloading: what is read when, what is said about it, and that what was in force is let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import structlog
+
+from gateway import reload
+from gateway.config.loader import Loaded, load
+from gateway.core.errors import ConfigError
+from gateway.reload import Reloader
+
+BASE = 'listen: {proxy: "127.0.0.1:0"}\n'
+
+
+class Part:
+    """Something that was in force."""
+
+
+@dataclass
+class Bench:
+    """A reloader over a file, what it told the metrics, and what was put in force."""
+
+    file: Path
+    told: list[str] = field(default_factory=list)
+    swapped: list[str] = field(default_factory=list)
+    replaced: list[object] = field(default_factory=list)
+    collecting: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reloader = Reloader(self.file, load(self.file), self._compile, self._swap, self)
+
+    def _compile(self, loaded: Loaded) -> object:
+        self.collecting.append(gc.isenabled())
+        return loaded.hash
+
+    def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
+        assert compiled == loaded.hash
+        self.swapped.append(loaded.hash)
+        replaced, self.replaced = self.replaced, []
+        return replaced
+
+    def config_loaded(self, config_hash: str) -> None:
+        self.told.append(config_hash)
+
+    def config_refused(self) -> None:
+        self.told.append("refused")
+
+    async def swaps(self, count: int) -> None:
+        """Wait until so many configurations have been put in force."""
+        async with asyncio.timeout(10):
+            while len(self.swapped) < count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(reload, "_WATCH_INTERVAL", 0.02)
+    monkeypatch.setattr(reload, "_STILL", 0.01)
+    monkeypatch.setattr(reload, "_LAST_REQUESTS", 0.01)
+    file = tmp_path / "config.yaml"
+    file.write_text(BASE, "utf-8")
+    yield Bench(file)
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        ([BASE.replace(":0", ":1")], [["listen"]]),
+        # Still another than the one that runs, however often it is read.
+        ([BASE.replace(":0", ":1"), BASE.replace(":0", ":1") + "# said\n"], [["listen"], ["listen"]]),
+        # What runs again needs no restart.
+        ([BASE.replace(":0", ":1"), BASE], [["listen"], None]),
+        ([BASE + "store: sqlite:///other.db\n"], [["store"]]),
+        ([BASE + "secret_key: " + "s" * 32], [["secret_key"]]),
+        ([BASE + "drain: {delay: 1s}\n"], [None]),
+    ],
+)
+async def test_what_needs_a_restart_is_said(bench: Bench, texts: list[str], settings: list[list[str] | None]) -> None:
+    said: list[list[str] | None] = []
+    for text in texts:
+        bench.file.write_text(text, "utf-8")
+        with structlog.testing.capture_logs() as events:
+            await bench.reloader.reload("test")
+        said.append(next((event["settings"] for event in events if event["event"] == "config_needs_restart"), None))
+    assert said == settings
+
+
+async def test_a_refused_file_keeps_what_stands(bench: Bench) -> None:
+    standing = bench.reloader.current
+    bench.file.write_text("lisen: {}\n", "utf-8")
+    with pytest.raises(ConfigError, match="did you mean listen"):
+        await bench.reloader.reload("test")
+    assert bench.reloader.current is standing
+    assert (bench.told, bench.swapped) == (["refused"], [])
+
+
+async def test_the_collector_rests_and_threads_take_turns_as_before(bench: Bench) -> None:
+    interval = sys.getswitchinterval()
+    await asyncio.gather(bench.reloader.reload("one"), bench.reloader.reload("two"))
+    bench.file.write_text("lisen: {}\n", "utf-8")
+    await bench.reloader.try_reload("three")
+    await asyncio.sleep(0.1)
+    assert bench.collecting == [False, False]
+    assert gc.isenabled()
+    assert sys.getswitchinterval() == interval
+    await bench.reloader.stop()
+
+
+async def test_what_was_in_force_is_freed(bench: Bench) -> None:
+    bench.replaced = [Part(), Part()]
+    watched = [weakref.ref(part) for part in bench.replaced]
+    await bench.reloader.reload("test")
+    async with asyncio.timeout(10):
+        while any(each() for each in watched):
+            await asyncio.sleep(0.01)
+    await bench.reloader.stop()
+
+
+# ── the watch ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_file_that_a_signal_had_read_is_not_read_again(bench: Bench) -> None:
+    bench.reloader.watch()
+    await asyncio.sleep(0.05)
+    bench.file.write_text(BASE + "drain: {delay: 1s}\n", "utf-8")
+    await bench.reloader.reload("SIGHUP")
+    await asyncio.sleep(0.2)
+    assert len(bench.swapped) == 1
+    await bench.reloader.stop()
+
+
+async def test_a_change_before_the_watch_is_seen(bench: Bench) -> None:
+    bench.file.write_text(BASE + "drain: {delay: 1s}\n", "utf-8")
+    bench.reloader.watch()
+    await bench.swaps(1)
+    await bench.reloader.stop()
+
+
+async def test_a_mounted_folder_that_is_swapped_as_a_link(bench: Bench, tmp_path: Path) -> None:
+    """A mounted ConfigMap: `config.yaml` -> `..data/config.yaml`, and `..data` is renamed over."""
+
+    def version(number: int) -> None:
+        folder = tmp_path / f"..{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"{BASE}drain: {{delay: {number}s}}\n", "utf-8")
+        (tmp_path / "..data_tmp").symlink_to(folder.name)
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+
+    version(1)
+    bench.file.unlink()
+    bench.file.symlink_to("..data/config.yaml")
+    bench.reloader.watch()
+    await bench.swaps(1)
+    version(2)
+    await bench.swaps(2)
+    assert bench.reloader.current.config.drain.delay == 2
+    await bench.reloader.stop()
+
+
+async def test_a_file_that_was_missing_is_waited_for(bench: Bench, tmp_path: Path) -> None:
+    bench.reloader.watch()
+    bench.file.write_text(BASE + "secret_key: ${file:key}\n", "utf-8")
+    async with asyncio.timeout(10):
+        while bench.told != ["refused"]:
+            await asyncio.sleep(0.01)
+    (tmp_path / "key").write_text("k" * 32, "utf-8")
+    await bench.swaps(1)
+    (tmp_path / "key").write_text("l" * 32, "utf-8")
+    await bench.swaps(2)
+    await asyncio.sleep(0.1)
+    assert len(bench.swapped) == 2
+    await bench.reloader.stop()
