@@ -98,6 +98,7 @@ class Changes:
             await asyncio.sleep(interval)
             try:
                 await self.catch_up()
+                self._database.check_place()
             except StoreError as error:
                 if self.up:
                     _log.error("the store's changes cannot be followed: %s", error)

@@ -2,7 +2,8 @@
 
 SQLite in WAL mode: readers never wait, writers take the write lock at once (`BEGIN IMMEDIATE`) and wait for each
 other up to the busy timeout.  `synchronous` is FULL: a key that was said to be revoked stays revoked after a power
-cut.  The data folder is 0700 and the file 0600 where we make them.
+cut.  The data folder is 0700 and the file 0600 where we make them.  A file that was removed or replaced is written
+no more: SQLite would go on with the old one, and all that was said to be done would be gone after a restart.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from sqlalchemy import event
+from sqlalchemy import URL, event
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -59,11 +61,13 @@ class Migrated:
 class Database:
     """An engine with two kinds of transaction.
 
-    Every fault leaves as a `StoreError`, a broken constraint as a `ConflictError`.
+    Every fault leaves as a `StoreError`, a broken constraint as a `ConflictError`.  `path` is the engine's file.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
+        self._path = path
+        self._file = _identity(path)
         self._reading = engine.execution_options(postern_reading=True)
 
     @asynccontextmanager
@@ -78,7 +82,13 @@ class Database:
         """A transaction that holds the write lock from its start; committed at the end, rolled back on an exception."""
         with translated():
             async with self._engine.begin() as connection:
+                self.check_place()
                 yield connection
+
+    def check_place(self) -> None:
+        """See that the file is still the one that was opened.  Raises `StoreError`."""
+        if _identity(self._path) != self._file:
+            raise StoreError(f"the file {self._path} was removed or replaced while it was open; restart Postern")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -97,7 +107,16 @@ async def open_database(url: str) -> tuple[Database, Migrated]:
     except BaseException:
         await engine.dispose()
         raise
-    return Database(engine), migrated
+    return Database(engine, path), migrated
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _make_file(path: Path) -> None:
@@ -126,7 +145,8 @@ async def _migrate(engine: AsyncEngine, path: Path) -> Migrated:
 
 def _sqlite_engine(path: Path) -> AsyncEngine:
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
+        # Never makes the file: `_make_file` has, and what is gone later may not come back empty.
+        URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
         pool_size=_CONNECTIONS,
         max_overflow=0,
         # The driver begins no transactions by itself: reads need none, and writes begin with the lock.

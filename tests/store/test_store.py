@@ -270,6 +270,44 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         await Store.open(f"sqlite:///{tmp_path}/postern.db")
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_was_removed_is_read_but_written_no_more(store: Store, url: str, replaced: bool) -> None:
+    consumer = await store.consumers.create("mobile_app")
+    made = await store.keys.create(consumer, "pnpub_1", "$2b$", name="sync")
+    path = database_path(url)
+    away = path.rename(path.with_name("away.db"))
+    if replaced:
+        path.write_bytes(away.read_bytes())
+    with pytest.raises(StoreError, match="removed or replaced"):
+        await store.keys.set_status(made.credential.id, Status.REVOKED)
+    assert await store.find_key("pnpub_1") == made
+    following = asyncio.create_task(store.changes.follow(0.01))
+    for up in (False, True):
+        async with asyncio.timeout(5):
+            while store.changes.up is not up:
+                await asyncio.sleep(0.01)
+        if not up:
+            away.replace(path)
+    following.cancel()
+    await store.keys.set_status(made.credential.id, Status.REVOKED)
+    assert path.exists()
+
+
+async def test_a_file_that_was_removed_is_not_made_anew(store: Store, url: str) -> None:
+    path = database_path(url)
+    path.unlink()
+    await asyncio.gather(*(store.find_key("x") for _ in range(10)), return_exceptions=True)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b=c", "a#b", "a%41b", "ä"])
+async def test_any_name_of_a_file(tmp_path: Path, name: str) -> None:
+    made = await Store.open(f"sqlite:///{tmp_path}/{name}/{name}.db")
+    await made.consumers.create("mobile_app")
+    await made.close()
+    assert (tmp_path / name / f"{name}.db").stat().st_size > 0
+
+
 async def test_a_database_that_breaks_later_is_a_fault(store: Store, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "data" / "postern.db") as connection:
         connection.execute("DROP TABLE keys")
