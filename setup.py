@@ -38,12 +38,16 @@ COMPILED = [
     "gateway/proxy/sinks.py",
     "gateway/proxy/upstream.py",
     "gateway/routing/level.py",
+    "gateway/routing/router.py",
     "gateway/routing/tree.py",
     "gateway/snapshot.py",
+    "gateway/telemetry/access.py",
+    "gateway/telemetry/redact.py",
     "policies/_rate_limit_decision.py",
     "policies/_rate_limit_headers.py",
     "policies/auth/api_key.py",
     "policies/auth/carriers.py",
+    "policies/auth/establish.py",
 ]
 
 if os.environ.get("POSTERN_COMPILE") == "1":
