@@ -66,7 +66,7 @@ class Exchange:
     """See the module."""
 
     __slots__ = ("arrived", "bodiless", "chunked_out", "close", "context", "continued", "deadline", "decision",
-                 "downstream", "head", "hold", "interims", "pending", "plane", "reader", "reason", "received",
+                 "downstream", "head", "hold", "interims", "peer", "pending", "plane", "reader", "reason", "received",
                  "replay", "request_head", "retries", "route", "sent", "sent_at", "sink", "snapshot", "state",
                  "status", "upstream", "upstream_ns")  # fmt: skip
 
@@ -120,7 +120,7 @@ class Exchange:
         if method is None:
             method = head.method.decode("ascii")
         framing = head.framing
-        peer = downstream.peer(snapshot, head)
+        peer = self.peer = downstream.peer(snapshot, head)
         index = head.index
         context = self.context = Context(
             method,
@@ -277,9 +277,7 @@ class Exchange:
         if self.reader is not None and context.body_limit is not None and self.received > context.body_limit:
             self.refuse(Deny(answers.BODY_TOO_LARGE, close=True))
             return
-        self.request_head = messages.request_head(
-            self.head, context, route, matched, self.downstream.peer(self.snapshot, self.head)
-        )
+        self.request_head = messages.request_head(self.head, context, route, matched, self.peer)
         pool = self.plane.pool(route.service)
         connection = pool.take()
         if connection is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
@@ -62,13 +63,28 @@ def untrusted_peer(address: str, scheme: str, port: int) -> Peer:
     return Peer(client, scheme, False, lines.encode("ascii", "replace"))
 
 
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a text, None where it is none; parsing costs as much as all else that is done for a proxy."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _member(text: str) -> str:
+    """The address of a member of X-Forwarded-For: some proxies write IPv6 in brackets, or the client's port behind."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    return _address(text)
+
+
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     """Is the address in one of the networks?"""
-    try:
-        parsed = ipaddress.ip_address(_address(address))
-    except ValueError:
-        return False
-    return any(parsed in network for network in trusted)
+    parsed = _parsed(_address(address))
+    return parsed is not None and any(parsed in network for network in trusted)
 
 
 def trusted_peer(address: str, scheme: str, port: int, trusted: Sequence[Network], head: RequestHead) -> Peer:
@@ -78,10 +94,8 @@ def trusted_peer(address: str, scheme: str, port: int, trusted: Sequence[Network
     chain = [member.strip() for member in index.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
     believed: list[str] = []
     for member in reversed([m for m in chain if m]):
-        text = _address(member.strip("[]"))
-        try:
-            ipaddress.ip_address(text)
-        except ValueError:
+        text = _member(member)
+        if _parsed(text) is None:
             break
         believed.insert(0, text)
         client = text
