@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,7 @@ class App:
         self.clock = SystemClock()
         self.counters = MemoryCounters()
         self._closing: asyncio.Event | None = None
+        self._hurry = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.plane: Plane
@@ -108,9 +109,12 @@ class App:
         self._closing = asyncio.Event()
         async with AsyncExitStack() as stack:
             stack.callback(flush)
-            await self._start(loop, stack)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
+            # The file has just been read; that it changes again is seen once it is watched.
+            loop.add_signal_handler(signal.SIGHUP, _ignore)
+            if not await self._started_before(self._closing, self._start(loop, stack)):
+                return
             loop.add_signal_handler(signal.SIGHUP, self._hangup)
             gc.collect()
             gc.freeze()
@@ -129,8 +133,21 @@ class App:
         if self._closing is None:
             return
         if self._closing.is_set():
-            self.plane.cut()
+            self._hurry.set()
         self._closing.set()
+
+    @staticmethod
+    async def _started_before(closing: asyncio.Event, starting: Coroutine[None, None, None]) -> bool:
+        """False if the end was wanted first; then the start is given up."""
+        start, end = asyncio.create_task(starting), asyncio.create_task(closing.wait())
+        await asyncio.wait({start, end}, return_when=asyncio.FIRST_COMPLETED)
+        end.cancel()
+        if start.done():
+            await start
+            return True
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        return False
 
     @property
     def config(self) -> Config:
@@ -256,10 +273,15 @@ class App:
         drain = self.config.drain
         self._reason = "draining"
         _log.info("draining", delay=drain.delay, timeout=drain.timeout)
-        if drain.delay:
-            await asyncio.sleep(drain.delay)
+        hurrying = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({hurrying}, timeout=drain.delay)
         self.listener.stop_accepting()
-        clean = await self.plane.drain(drain.timeout)
+        draining = asyncio.create_task(self.plane.drain(drain.timeout))
+        await asyncio.wait({hurrying, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self.plane.cut()
+        clean = await draining
+        hurrying.cancel()
         _log.info("drained", clean=clean)
 
     # ── housekeeping and status ──────────────────────────────────────────────────────────────
@@ -297,6 +319,10 @@ class App:
         if plane is None:
             return []
         return [TargetStatus(service.name, str(service.origin), True) for service in plane.snapshot.services]
+
+
+def _ignore() -> None:
+    """Hear a signal and do nothing."""
 
 
 def _tally(tally: Tally) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,11 @@ def run(
 
     SIGTERM and SIGINT finish what is in flight and end it, SIGHUP reloads the configuration.
     """
+    # Until the loop hears signals: nothing is in flight, and the file is read anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+
     import uvloop
 
     from gateway.app import App, Options
@@ -52,6 +58,10 @@ def run(
     app = App(Options(config, access=_descriptor(access_log), on_ready=on_ready))
     events.configure(log_format, log_level, secret_prefix=app.config.credentials.secret_prefix)  # type: ignore[arg-type]  # as above
     uvloop.run(app.run())
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def _descriptor(access_log: str) -> int | None:

@@ -5,6 +5,9 @@ Each door to a foreign thing (law 5) translates its library's exceptions into on
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 
 
@@ -26,6 +29,18 @@ class ConfigError(PosternError):
 
 class StartError(PosternError):
     """The gateway cannot run: a port in use, a data folder that cannot be written, a missing secret (exit status 3)."""
+
+
+def cannot_listen(setting: str, host: str, port: int, error: OSError) -> StartError:
+    """What to say of an address that a listener cannot have; `setting` is where the file names it."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        cause = error.strerror or str(error)
+    else:
+        cause = os.strerror(error.errno).lower()
+    if error.errno == errno.EADDRINUSE:
+        cause += " (is another gateway running?)"
+    return StartError(f"{setting}: cannot listen on {address}: {cause}")
 
 
 class StoreError(PosternError):

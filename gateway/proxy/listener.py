@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from typing import cast
 
-from gateway.core.errors import StartError
+from gateway.core.errors import cannot_listen
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.plane import Plane
 
@@ -34,9 +32,7 @@ class Listener:
                 lambda: cast(asyncio.Protocol, Downstream(plane)), self._host, self.port, backlog=BACKLOG
             )
         except OSError as error:
-            cause = os.strerror(error.errno) if error.errno else str(error)
-            hint = " (is another gateway running?)" if error.errno == errno.EADDRINUSE else ""
-            raise StartError(f"listen.proxy: cannot listen on {self._host}:{self.port}: {cause}{hint}") from error
+            raise cannot_listen("listen.proxy", self._host, self.port, error) from error
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -17,7 +16,7 @@ from aiohttp import hdrs, web
 
 import gateway
 from gateway.core.answers import METHOD_NOT_ALLOWED, Answer, reason_phrase
-from gateway.core.errors import StartError
+from gateway.core.errors import cannot_listen
 from gateway.telemetry.metrics import Metrics
 
 #: A reading of more lines than this is rendered in a thread: it would hold up the event loop for milliseconds.
@@ -105,8 +104,7 @@ class StatusServer:
             await web.TCPSite(runner, self._host, self._port).start()
         except OSError as error:
             await runner.cleanup()
-            address = _address(self._host, self._port)
-            raise StartError(f"listen.status: cannot listen on {address}: {_cause(error)}") from error
+            raise cannot_listen("listen.status", self._host, self._port, error) from error
         self._runner = runner
         self._port = int(runner.addresses[0][1])
 
@@ -163,13 +161,3 @@ def _refusal(answer: Answer) -> web.Response:
         {"error": answer.text, "status_code": answer.status, "reason": reason_phrase(answer.status)},
         status=answer.status,
     )
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _cause(error: OSError) -> str:
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or str(error)
-    return os.strerror(error.errno).lower()

@@ -80,15 +80,20 @@ def fetch(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+async def launch(config: Path) -> asyncio.subprocess.Process:
+    """`postern run` with a configuration; its output is to be read."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "run", "--config", str(config), "--access-log", "off", "--log-format", "json",
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+
+
 @asynccontextmanager
 async def running_program(folder: Path, text: str) -> AsyncIterator[Program]:
     """Run `text`, a configuration without `listen` and `store`, in a folder; ends the program in the end."""
     config = folder / "config.yaml"
     config.write_text(settled(folder, text), "utf-8")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "run", "--config", str(config), "--access-log", "off", "--log-format", "json",
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    process = await launch(config)
     program = Program(process, config, 0, 0)
     reading = asyncio.create_task(_read_events(process, program))
     try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
+import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.integration.gateways import eventually, get, proxied, request, routed
-from tests.integration.programs import Program, running_program, settled
+from tests.integration.programs import PATIENCE, Program, fetch, launch, running_program, settled
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer
 from upstream_stub.steps import End, Script, Send, Wait
@@ -89,6 +93,54 @@ async def test_a_second_signal_cuts_the_drain(tmp_path: Path) -> None:
         await program.event("draining")
         program.signal(signal.SIGTERM)
         assert await program.ended() == 0
+
+
+async def test_a_second_signal_cuts_the_delay(tmp_path: Path) -> None:
+    async with running_program(tmp_path, routed("http://127.0.0.1:9", top="drain: {delay: 1h}")) as program:
+        program.signal(signal.SIGTERM)
+        await program.event("draining")
+        program.signal(signal.SIGTERM)
+        assert await program.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_start_that_takes_long_can_be_ended(tmp_path: Path, number: signal.Signals) -> None:
+    """Somebody else migrates the store, so the gateway waits for its folder."""
+    (tmp_path / "data").mkdir()
+    folder = os.open(tmp_path / "data", os.O_RDONLY | os.O_DIRECTORY)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        status = free.getsockname()[1]
+    config = tmp_path / "config.yaml"
+    text = settled(tmp_path, routed("http://127.0.0.1:9"))
+    config.write_text(text.replace('status: "127.0.0.1:0"', f'status: "127.0.0.1:{status}"'), "utf-8")
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    process = await launch(config)
+    try:
+        answer = await _starting(status)
+        assert (answer[0], json.loads(answer[1])) == (503, {"ready": False, "reason": "starting"})
+        # It has read the file and reads it again once it is up: nothing to do, and nothing to die of.
+        process.send_signal(signal.SIGHUP)
+        assert (await _starting(status))[0] == 503
+        process.send_signal(number)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert b"Traceback" not in await process.stdout.read()
+            assert await process.wait() == 0
+    finally:
+        os.close(folder)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _starting(port: int) -> tuple[int, str]:
+    """What the status listener of a gateway that starts says of being ready."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/status/ready")
+            except OSError:
+                await asyncio.sleep(0.02)
 
 
 # ── reloading ────────────────────────────────────────────────────────────────────────────────────

@@ -151,7 +151,8 @@ async def test_a_port_in_use_is_told_plainly(listener: Listener) -> None:
     with pytest.raises(StartError) as caught:
         await second.start()
     assert str(caught.value) == (
-        f"listen.status: cannot listen on 127.0.0.1:{listener.server.port}: address already in use"
+        f"listen.status: cannot listen on 127.0.0.1:{listener.server.port}: address already in use "
+        "(is another gateway running?)"
     )
     await second.stop()
 
