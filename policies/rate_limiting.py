@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from gateway.config.types import Group, Name, RateText, Settings
+from gateway.config.types import Group, Name, RateText, Settings, did_you_mean
 from gateway.core.context import Context
 from gateway.core.decision import Decision, Pending
 from gateway.core.policy import Entry, Environment, Phase, Policy
@@ -47,7 +47,8 @@ def _one_rate_a_window(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
 
 def _by(value: str) -> str:
     if _BY.fullmatch(value) is None:
-        raise ValueError("must be credential, consumer, organization, ip, route or header.NAME")
+        hint = did_you_mean(value, ("credential", "consumer", "organization", "ip", "route"))
+        raise ValueError(f"must be credential, consumer, organization, ip, route or header.NAME{hint}")
     return value
 
 

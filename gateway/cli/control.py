@@ -22,6 +22,8 @@ from gateway.core.errors import ConflictError, InvalidInputError, NotFoundError,
 #: The type of every command's parameter `config`.
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
 DEFAULT_CONFIG = Path("config.yaml")
+#: Of a command that tells the same whatever the file says: taken, so that all commands take the same options.
+UnreadConfigOption = Annotated[Path, typer.Option("--config", help="Not read: the same for every file.")]
 
 _PATIENCE = 30.0
 

@@ -6,13 +6,15 @@ import json
 
 import typer
 
+from gateway.cli.control import DEFAULT_CONFIG, UnreadConfigOption
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(schema)
 
 
-def schema() -> None:
+def schema(config: UnreadConfigOption = DEFAULT_CONFIG) -> None:
     """Print the JSON Schema (2020-12) of config.yaml."""
     from gateway.config.schema import config_schema
     from gateway.registry import policies

@@ -7,6 +7,7 @@ import platform
 import typer
 
 import gateway
+from gateway.cli.control import DEFAULT_CONFIG, UnreadConfigOption
 from gateway.cli.output import Output, OutputOption, print_record
 from gateway.compiled import is_compiled
 
@@ -16,7 +17,10 @@ def register(app: typer.Typer) -> None:
     app.command()(version)
 
 
-def version(output: OutputOption = Output.TABLE) -> None:
+def version(
+    output: OutputOption = Output.TABLE,
+    config: UnreadConfigOption = DEFAULT_CONFIG,
+) -> None:
     """Print the version of Postern, of Python, and the platform."""
     print_record(
         {

@@ -17,7 +17,7 @@ from gateway.config.authority import Issuer, OAuth
 from gateway.config.identities import Client, Consumer, Organization
 from gateway.config.policies import Policies
 from gateway.config.services import RequestTest, Route, Service
-from gateway.config.types import Duration, Group, Network, RateText, Settings, Size
+from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Settings
 from gateway.core.units import parse_rate
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.\-_]*)):(?P<port>\d{1,5})")
@@ -136,11 +136,11 @@ class Audit(Settings):
 class Limits(Settings):
     """What a client may send and how long it may take."""
 
-    header_bytes: Size = Field(default=32 * 1024, description="All request headers together; past it 431.")
+    header_bytes: Room = Field(default=32 * 1024, description="All request headers together; past it 431.")
     headers: int = Field(default=100, ge=1, le=10_000, description="How many request headers; past it 431.")
-    target_bytes: Size = Field(default=8 * 1024, description="The request target; past it 414.")
-    header_timeout: Duration = Field(default=10.0, description="How long a request's head may take; past it 408.")
-    body_timeout: Duration = Field(default=60.0, description="How long a client may be silent in a body; past it 408.")
+    target_bytes: Room = Field(default=8 * 1024, description="The request target; past it 414.")
+    header_timeout: Patience = Field(default=10.0, description="How long a request's head may take; past it 408.")
+    body_timeout: Patience = Field(default=60.0, description="How long a client may be silent in a body; past it 408.")
     idle_timeout: Duration = Field(default=75.0, description="How long a kept-alive connection may be idle.")
     connections: int = Field(default=10_000, ge=1, description="How many client connections at once.")
 

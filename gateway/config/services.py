@@ -13,7 +13,7 @@ import re2
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from gateway.config.policies import Policies
-from gateway.config.types import Duration, HeaderName, HttpMethod, Name, RouteName, Settings, declared
+from gateway.config.types import Duration, HeaderName, HttpMethod, Name, Patience, RouteName, Settings, declared
 from gateway.core.path import PathError, PathRules, canonical
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
@@ -269,9 +269,9 @@ class Service(Settings):
     balance: Literal["round-robin", "least-connections", "consumer-hash"] = Field(
         default="round-robin", description="How requests are shared among targets."
     )
-    connect_timeout: Duration = Field(default=5.0, description="How long connecting may take.")
-    read_timeout: Duration = Field(default=60.0, description="How long the upstream may be silent.")
-    write_timeout: Duration = Field(default=60.0, description="How long the upstream may take in nothing.")
+    connect_timeout: Patience = Field(default=5.0, description="How long connecting may take.")
+    read_timeout: Patience = Field(default=60.0, description="How long the upstream may be silent.")
+    write_timeout: Patience = Field(default=60.0, description="How long the upstream may take in nothing.")
     retries: int = Field(default=1, ge=0, le=10, description="How often a request that did no harm is tried again.")
     preserve_host: bool = Field(
         default=False, description="Forward the client's `Host` in place of the upstream's own."

@@ -44,11 +44,14 @@ __all__ = [
     "Name",
     "Network",
     "OrganizationName",
+    "Patience",
     "RateText",
+    "Room",
     "RouteName",
     "Settings",
     "Size",
     "declared",
+    "did_you_mean",
     "format_duration",
     "format_size",
 ]
@@ -166,6 +169,16 @@ Duration = Annotated[
 ]
 """Seconds, written with a unit (`5s`)."""
 
+
+def _more_than_nothing(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+Patience = Annotated[Duration, AfterValidator(_more_than_nothing)]
+"""Seconds, written with a unit, and more than none: what nobody is given time for can never succeed."""
+
 Size = Annotated[
     int,
     PlainValidator(_size),
@@ -182,6 +195,9 @@ Size = Annotated[
     ),
 ]
 """Bytes, written with or without a unit (`64KiB`)."""
+
+Room = Annotated[Size, AfterValidator(_more_than_nothing)]
+"""Bytes, and more than none: where there is room for nothing, nothing can ever be right."""
 
 RateText = Annotated[
     Rate,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,6 +83,25 @@ def test_check(
     assert err in said.err
     assert "Traceback" not in said.err
     assert all(line.startswith(f"{file}:") for line in said.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [("json", json.loads), ("csv", lambda text: list(csv.DictReader(io.StringIO(text))))],
+)
+def test_the_tests_as_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, read: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(GOOD + TESTS)
+    assert main(["check", "--config", str(file), "--output", form], commands=[check]) == 1
+    rows = read(capsys.readouterr().out)
+    assert [list(row) for row in rows] == [["request", "as", "passed", "status", "route", "message"]] * 2
+    assert [(row["request"], row["as"], str(row["status"])) for row in rows] == [
+        ("GET /a", "anonymous", "200"),
+        ("GET /b", "anonymous", "200"),
+    ]
+    assert [row["passed"] for row in rows] == ([True, False] if form == "json" else ["yes", "no"])
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

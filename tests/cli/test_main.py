@@ -124,7 +124,16 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) == len(COMMANDS)
     for name in names:
         assert main([name, "--help"]) == 0
-        assert f"Usage: postern {name}" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert f"Usage: postern {name}" in text
+        if "Commands:" in text:
+            below = re.findall(r"^  (\S+)", text.split("Commands:")[1], re.MULTILINE)
+            assert below
+            for command in below:
+                assert main([name, command, "--help"]) == 0
+                assert "--config" in capsys.readouterr().out
+        else:
+            assert "--config" in text
 
 
 def test_version_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,10 @@ CONSUMER = "consumers: [{username: a, %s}]\n" + OPEN
         ("listen:", ["1:8: listen: is empty and must be a mapping"]),
         ("limits: {headers: many}", ["1:19: limits.headers: must be a whole number"]),
         ("limits: {headers: 0}", ["1:19: limits.headers: must be at least 1"]),
+        ("limits: {header_bytes: 0}", ["1:24: limits.header_bytes: must be more than 0"]),
+        ("limits: {header_timeout: 0s}", ["1:26: limits.header_timeout: must be more than 0"]),
+        ("services: [{name: s, url: http://x, read_timeout: 0}]", ["services[0].read_timeout: must be more than 0"]),
+        ("workers: 0", ["1:10: workers: must be at least 1"]),
         ("limits: {connections: true}", ["1:23: limits.connections: must be a whole number"]),
         ("credentials: {bcrypt_rounds: 15}", ["1:30: credentials.bcrypt_rounds: must be at most 14"]),
         (
