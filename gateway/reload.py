@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gateway.config.loader import Loaded, load
 from gateway.core.errors import ConfigError, PosternError
@@ -61,8 +61,8 @@ class Reloader:
         self._swap = swap
         self._metrics = metrics
         self._lock = asyncio.Lock()
-        self._watching: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._queued: asyncio.Task[Loaded] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._aside_now = 0
         self._interval = sys.getswitchinterval()
         #: The configuration in force.
@@ -76,7 +76,15 @@ class Reloader:
 
     async def reload(self, cause: str) -> Loaded:
         """Take the file as it is now; returns what is in force then, raises `ConfigError` and keeps the old."""
+        if self._queued is None:
+            self._queued = asyncio.create_task(self._reload(cause), name="config-reload")
+            self._keep(self._queued)
+        return await asyncio.shield(self._queued)
+
+    async def _reload(self, cause: str) -> Loaded:
         async with self._lock:
+            # Who asks from now on may want what is not in the file yet.
+            self._queued = None
             self._seen = self._marks()
             try:
                 loaded, compiled = await self._aside(self._prepare)
@@ -129,9 +137,12 @@ class Reloader:
             await asyncio.sleep(_LAST_REQUESTS)
             await self._aside(let_go, replaced)
 
-        task = asyncio.create_task(retire(), name="config-retire")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._keep(asyncio.create_task(retire(), name="config-retire"))
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task until it ends, or this reloader does."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _tell(self, loaded: Loaded, cause: str, before: str) -> None:
         waiting = [name for name, value in self._standing.items() if getattr(loaded.config, name) != value]
@@ -145,12 +156,11 @@ class Reloader:
 
     def watch(self) -> None:
         """Reload whenever a file of the configuration changes."""
-        self._watching = asyncio.create_task(self._watch(), name="config-watch")
+        self._keep(asyncio.create_task(self._watch(), name="config-watch"))
 
     async def stop(self) -> None:
         """End the watch, and what else is under way."""
-        tasks = [*self._retiring, *([self._watching] if self._watching is not None else [])]
-        self._watching = None
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -106,7 +106,8 @@ async def test_a_refused_file_keeps_what_stands(bench: Bench) -> None:
 
 async def test_the_collector_rests_and_threads_take_turns_as_before(bench: Bench) -> None:
     interval = sys.getswitchinterval()
-    await asyncio.gather(bench.reloader.reload("one"), bench.reloader.reload("two"))
+    await bench.reloader.reload("one")
+    await bench.reloader.reload("two")
     bench.file.write_text("lisen: {}\n", "utf-8")
     await bench.reloader.try_reload("three")
     await asyncio.sleep(0.1)
@@ -114,6 +115,18 @@ async def test_the_collector_rests_and_threads_take_turns_as_before(bench: Bench
     assert gc.isenabled()
     assert sys.getswitchinterval() == interval
     await bench.reloader.stop()
+
+
+async def test_who_asks_while_one_is_under_way_is_served_by_one_more(bench: Bench) -> None:
+    calls = [asyncio.create_task(bench.reloader.reload("first"))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    calls += [asyncio.create_task(bench.reloader.reload("more")) for _ in range(20)]
+    await asyncio.gather(*calls)
+    assert len(bench.swapped) == 2
+    bench.file.write_text("lisen: {}\n", "utf-8")
+    assert await asyncio.gather(*(bench.reloader.try_reload("refused") for _ in range(3))) == [False] * 3
+    assert bench.told[2:] == ["refused"]
 
 
 async def test_what_was_in_force_is_freed(bench: Bench) -> None:

@@ -55,6 +55,7 @@ GATES = (
     Gate("oauth", _given, "OAuth"),
     Gate("issuers", _filled, "trusting other issuers"),
     Gate("clients", _filled, "OAuth clients"),
+    Gate("admin.sunbird", _given, "Sunbird's consumer API"),
     Gate("self_service", _given, "self-service"),
     Gate("services[].url", _starts("https:"), "an https upstream"),
     Gate("services[].targets[].url", _starts("https:"), "an https upstream"),

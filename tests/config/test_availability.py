@@ -17,6 +17,7 @@ CASES = {
     "issuers": "issuers: [{issuer: https://sso.example.org, audience: [lms]}]",
     "clients": "consumers: [{username: a}]\n"
     "clients: [{client_id: c, name: c, consumer: a, grant_types: [refresh_token], confidential: false}]",
+    "admin.sunbird": "admin: {sunbird: {}}",
     "self_service": "self_service: {}",
     "services[].url": SERVICE % "url: https://x",
     "services[].targets[].url": SERVICE % "targets: [{url: https://x}]",
