@@ -6,7 +6,7 @@ Fields are plain values; header names are lower-case bytes, values bytes as they
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from gateway.core.identity import Identity
@@ -140,7 +140,7 @@ def split_fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
     return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
 
 
-NOTHING_REPEATED: frozenset[bytes] = frozenset()
+NOTHING_REPEATED: Final[frozenset[bytes]] = frozenset()
 
 
 def index_fields(fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], frozenset[bytes]]:

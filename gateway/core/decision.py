@@ -8,7 +8,7 @@ nor catches; an exception out of a policy means that something broke.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gateway.core.answers import Answer
 
@@ -86,8 +86,8 @@ class Reply(Decision):
         self.body = body
 
 
-ALLOW = Allow()
-ABSTAIN = Abstain()
+ALLOW: Final = Allow()
+ABSTAIN: Final = Abstain()
 
 
 class Pending(Generic[T]):

@@ -28,7 +28,7 @@ class Kind(IntEnum):
     CREDENTIAL = 5
 
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -42,7 +42,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-IDENTITY = frozenset(
+IDENTITY: Final = frozenset(
     {
         b"x-consumer-id",
         b"x-consumer-username",
@@ -86,7 +86,7 @@ TRUSTED_ONLY = frozenset(
     }
 )
 
-OWN = frozenset(
+OWN: Final = frozenset(
     {
         b"host",
         b"content-length",
@@ -98,13 +98,13 @@ OWN = frozenset(
 )
 
 #: The usual carriers of credentials.
-CREDENTIALS = frozenset({b"authorization", b"apikey", b"x-api-key"})
+CREDENTIALS: Final = frozenset({b"authorization", b"apikey", b"x-api-key"})
 
 #: A CGI server makes HTTP_PROXY of it (httpoxy, CVE-2016-5385); no client has a use for it.
 _NEVER = frozenset({b"proxy"})
 
 #: Response headers that belong to the upstream's hop.
-RESPONSE_DROP = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
+RESPONSE_DROP: Final = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
 
 _MEMO_LIMIT: Final = 4096
 

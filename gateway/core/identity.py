@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 #: Namespace of the ids of declared things (RFC 9562 §5.5, UUIDv5): the same name has the same id on every node.
@@ -33,7 +32,7 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Organization:
     """A tenant: consumers belong to at most one."""
 
@@ -43,7 +42,7 @@ class Organization:
     rate_limits: RateLimits = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Consumer:
     """A named client of the LMS; `groups` is what ACLs look at, in the order in which they were given."""
 
@@ -56,7 +55,7 @@ class Consumer:
     declared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credential:
     """One API key (later: a JWT secret, an OAuth client) of one consumer.
 
@@ -80,47 +79,54 @@ class Credential:
     declared: bool = False
 
 
-@dataclass(frozen=True)
 class Identity:
     """The consumer and the credential that a request was authenticated as.
 
     `scopes` are those that the credential grants (None: not limited by scopes), `user_id` is the person
     behind a delegated token, `anonymous` says that no credential came and the route names a stand-in.
+    Computed once: `groups`, the consumer's ACL groups as a set; `upstream_headers`, the identity's header lines for
+    the LMS (contract §3), each ending in CRLF, ready to be joined; `username` and `identifier`, what access lines say.
+    `derived` holds what policies computed from this identity alone, each under a key of its own.
     """
 
-    consumer: Consumer
-    credential: Credential | None = None
-    scopes: tuple[str, ...] | None = None
-    user_id: str | None = None
-    anonymous: bool = False
+    __slots__ = ("anonymous", "consumer", "credential", "derived", "groups", "identifier", "scopes",
+                 "upstream_headers", "user_id", "username")  # fmt: skip
 
-    @cached_property
-    def groups(self) -> frozenset[str]:
-        """The ACL groups, as a set."""
-        return frozenset(self.consumer.groups)
+    def __init__(
+        self,
+        consumer: Consumer,
+        credential: Credential | None = None,
+        scopes: tuple[str, ...] | None = None,
+        user_id: str | None = None,
+        anonymous: bool = False,
+    ) -> None:
+        self.consumer = consumer
+        self.credential = credential
+        self.scopes = scopes
+        self.user_id = user_id
+        self.anonymous = anonymous
+        self.groups = frozenset(consumer.groups)
+        self.username = consumer.username
+        self.identifier = "" if credential is None else credential.identifier
+        self.derived: dict[object, Any] = {}
+        self.upstream_headers = _upstream_headers(self)
 
-    @cached_property
-    def derived(self) -> dict[object, Any]:
-        """What policies computed from this identity alone, each under a key of its own."""
-        return {}
 
-    @cached_property
-    def upstream_headers(self) -> bytes:
-        """The identity's header lines for the LMS (contract §3), each ending in CRLF, ready to be joined."""
-        consumer = self.consumer
-        lines = [("X-Consumer-ID", consumer.id), ("X-Consumer-Username", consumer.username)]
-        if consumer.custom_id:
-            lines.append(("X-Consumer-Custom-ID", consumer.custom_id))
-        if consumer.groups:
-            lines.append(("X-Consumer-Groups", ", ".join(consumer.groups)))
-        if consumer.organization is not None:
-            lines.append(("X-Organization-ID", consumer.organization.name))
-        if self.credential is not None:
-            lines.append(("X-Credential-Identifier", self.credential.identifier))
-        if self.scopes:
-            lines.append(("X-Authenticated-Scope", " ".join(self.scopes)))
-        if self.user_id is not None:
-            lines.append(("X-Authenticated-UserId", self.user_id))
-        if self.anonymous:
-            lines.append(("X-Anonymous-Consumer", "true"))
-        return "".join(f"{name}: {value}\r\n" for name, value in lines).encode("utf-8")
+def _upstream_headers(identity: Identity) -> bytes:
+    consumer = identity.consumer
+    lines = [("X-Consumer-ID", consumer.id), ("X-Consumer-Username", consumer.username)]
+    if consumer.custom_id:
+        lines.append(("X-Consumer-Custom-ID", consumer.custom_id))
+    if consumer.groups:
+        lines.append(("X-Consumer-Groups", ", ".join(consumer.groups)))
+    if consumer.organization is not None:
+        lines.append(("X-Organization-ID", consumer.organization.name))
+    if identity.credential is not None:
+        lines.append(("X-Credential-Identifier", identity.credential.identifier))
+    if identity.scopes:
+        lines.append(("X-Authenticated-Scope", " ".join(identity.scopes)))
+    if identity.user_id is not None:
+        lines.append(("X-Authenticated-UserId", identity.user_id))
+    if identity.anonymous:
+        lines.append(("X-Anonymous-Consumer", "true"))
+    return "".join([f"{name}: {value}\r\n" for name, value in lines]).encode("utf-8")

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+# Read when the classes are made, not by type checkers alone: a compiled dataclass knows its fields' types.
+from gateway.core.identity import Consumer, Credential, Identity
+from gateway.core.units import Rate
+
 if TYPE_CHECKING:
     from gateway.core.decision import Deny, Pending
-    from gateway.core.identity import Consumer, Credential, Identity
-    from gateway.core.units import Rate
 
 
 class Clock(Protocol):
@@ -23,7 +25,7 @@ class Clock(Protocol):
 # ── counters ────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demand:
     """One rule's claim on one identity: every window of `rates` must have room.
 
@@ -66,7 +68,7 @@ class Counters(Protocol):
 # ── identity ────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyRecord:
     """A key of the store together with the consumer who holds it."""
 

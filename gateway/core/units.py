@@ -53,7 +53,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _SIZE_UNITS[(match[2] or "").lower()])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rate:
     """At most `limit` requests in any `seconds`; `name` is the window's name in headers (`minute`, `30s`)."""
 

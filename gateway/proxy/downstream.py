@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("postern.proxy")
 
 #: After a client's FIN its answer is still sent if it starts within this time, in nanoseconds.
-HALF_CLOSE_GRACE = 1_000_000_000
+HALF_CLOSE_GRACE: Final = 1_000_000_000
 #: How long, and how much, a lingering connection reads.
-LINGER = 2_000_000_000
-LINGER_BYTES = 16 * 1024 * 1024
+LINGER: Final = 2_000_000_000
+LINGER_BYTES: Final = 16 * 1024 * 1024
 #: A connection that is being closed is cut after this time, written or not.
-CLOSE_PATIENCE = 10_000_000_000
+CLOSE_PATIENCE: Final = 10_000_000_000
 #: Empty lines before a request line that are ignored (RFC 9112 §2.2).
 _MAX_EMPTY_LINES = 4
 _RESET = struct.pack("ii", 1, 0)
@@ -305,8 +305,8 @@ class Downstream:
             if self.exchange is not None and not self._blocked and self._uploading(self.exchange):
                 self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
 
-    def released(self, close: bool) -> None:
-        """The exchange is over and its request was read to the end."""
+    def released(self, close: bool, now: int) -> None:
+        """The exchange is over, at `now` of the monotonic clock, and its request was read to the end."""
         exchange, self.exchange = self.exchange, None
         if close or (self._half_closed and not self._inbox):
             if self._inbox or self._paused or (exchange is not None and exchange.head.keep_alive):
@@ -321,7 +321,7 @@ class Downstream:
         if self._inbox:
             self._pump()
         elif not self._pumping and not self._blocked:
-            self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.idle
+            self.deadline = now + self._plane.snapshot.timeouts.idle
 
     def linger(self) -> None:
         """Close for writing, and read what still comes for a while (RFC 9112 §9.6)."""

@@ -237,7 +237,7 @@ class Exchange:
             self.deadline = monotonic_ns() + self.route.service.read_timeout if current.done else 0
         self.sink.write(payload, current.done)
         if self.state == DRAINING and current.done:
-            self._released()
+            self._released(monotonic_ns())
         return True
 
     def client_failed(self, deny: Deny, why: str) -> None:
@@ -552,11 +552,11 @@ class Exchange:
             held.take()
             self.downstream.resume()
             return
-        self._released()
+        self._released(now)
 
-    def _released(self) -> None:
+    def _released(self, now: int) -> None:
         self._over()
-        self.downstream.released(self.close)
+        self.downstream.released(self.close, now)
 
     def _over(self) -> None:
         self.state = DONE
@@ -580,8 +580,6 @@ class Exchange:
         access = self.plane.access
         if access is not None:
             identity = context.identity
-            credential = identity.credential if identity is not None else None
-            index = context.index
             access.record(
                 context.now,
                 context.request_id,
@@ -595,10 +593,10 @@ class Exchange:
                 upstream_seconds,
                 name,
                 service,
-                identity.consumer.username if identity is not None else "",
-                credential.identifier if credential is not None else "",
+                identity.username if identity is not None else "",
+                identity.identifier if identity is not None else "",
                 self.decision,
                 self.reason,
-                index.get(b"user-agent", b""),
+                context.index.get(b"user-agent", b""),
                 context.host,
             )

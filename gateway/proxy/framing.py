@@ -8,7 +8,7 @@ ends in CRLF, and lines and trailers are bounded.  A reader never holds payload 
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.proxy.http1 import CHUNKED, UNTIL_CLOSE
 
@@ -190,7 +190,7 @@ def reader(framing: int) -> BodyReader:
     return LengthReader(framing)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def chunk(payload: bytes) -> bytes:

@@ -7,7 +7,7 @@ delivered through a `Pending`.  Foreign exceptions are translated here: a failur
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.core.decision import Pending
 from gateway.core.errors import PosternError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from gateway.snapshot import Origin
 
 #: Idle connections kept for an origin, and how long, in nanoseconds.
-MAX_IDLE = 512
-IDLE_TIMEOUT = 55_000_000_000
+MAX_IDLE: Final = 512
+IDLE_TIMEOUT: Final = 55_000_000_000
 
 
 class ConnectError(PosternError):

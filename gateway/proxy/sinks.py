@@ -7,14 +7,14 @@ The next sinks (a cache, a tunnel) have the same two methods.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 #: The most bytes of a request held while nobody can take them yet: a body before its decision, pipelined heads.
-INBOX = 64 * 1024
+INBOX: Final = 64 * 1024
 
 #: Write-buffer marks of every transport, in bytes.
-HIGH_WATER = 256 * 1024
-LOW_WATER = 64 * 1024
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
 
 
 class Source(Protocol):

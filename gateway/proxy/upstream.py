@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
 from gateway.proxy.http1 import END, NO_BODY, BadResponse, parse_response
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.proxy.pool import Pool
 
 #: The largest response head that is believed, in bytes.
-MAX_HEAD = 64 * 1024
+MAX_HEAD: Final = 64 * 1024
 
 
 class Upstream:

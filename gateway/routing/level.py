@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from gateway.routing.candidate import Candidate
 
 T = TypeVar("T")
 
 #: Worse than every rank.
-WORST = 1 << 62
+WORST: Final = 1 << 62
 
 
 class Level(Generic[T]):

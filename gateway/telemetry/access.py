@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from json.encoder import encode_basestring_ascii as quote
+from json.encoder import encode_basestring_ascii
+from typing import Final
 
 from gateway.telemetry.redact import QueryRedactor, TextRedactor
 from gateway.telemetry.writer import StreamWriter
@@ -21,11 +22,14 @@ BACKLOG = 16 * 1024 * 1024
 REPORT_INTERVAL = 60.0
 
 #: Lines go to the writer when they fill this much, in bytes, or at the next flush.
-_BATCH = 64 * 1024
+_BATCH: Final = 64 * 1024
 
 _MEMO_LIMIT = 8192
 _LONGEST_REMEMBERED = 256
-_EMPTY = '""'
+#: Text as a JSON string, quotes included.
+quote: Final[Callable[[str], str]] = encode_basestring_ascii
+
+_EMPTY: Final = '""'
 
 
 class AccessLog:

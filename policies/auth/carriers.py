@@ -11,13 +11,13 @@ import base64
 import binascii
 from collections.abc import Collection, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
 
-AUTHORIZATION = b"authorization"
+AUTHORIZATION: Final = b"authorization"
 
 
 class Nothing(Enum):
@@ -36,7 +36,7 @@ class Nothing(Enum):
 #: A token as it came, and the names of the headers that carried it, for hiding.
 Found = tuple[bytes, tuple[bytes, ...]]
 
-_IN_AUTHORIZATION = (AUTHORIZATION,)
+_IN_AUTHORIZATION: Final = (AUTHORIZATION,)
 _IN_QUERY: tuple[bytes, ...] = ()
 
 
