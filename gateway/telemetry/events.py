@@ -75,15 +75,26 @@ class _Output:
 
 
 class _LibraryHandler(logging.Handler):
-    """Lets what libraries log through `logging` become events."""
+    """Lets what is logged through `logging` become events: the libraries' warnings, of our own rooms all but details."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = get_logger(record.name)
-        speak = logger.error if record.levelno >= logging.ERROR else logger.warning
+        if record.levelno >= logging.ERROR:
+            speak = logger.error
+        else:
+            speak = logger.warning if record.levelno >= logging.WARNING else logger.info
         speak(record.getMessage(), exc_info=record.exc_info)
 
 
-_library_handler = _LibraryHandler(logging.WARNING)
+_OURS = "postern"
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.startswith(f"{_OURS}.")
+
+
+_library_handler = _LibraryHandler(logging.INFO)
+_library_handler.addFilter(_wanted)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -107,6 +118,7 @@ def configure(
     root = logging.getLogger()
     if _library_handler not in root.handlers:
         root.addHandler(_library_handler)
+    logging.getLogger(_OURS).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 

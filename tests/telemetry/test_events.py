@@ -125,6 +125,15 @@ def test_libraries_join_from_warning_upwards(captured: Captured) -> None:
     assert "careful" in lines[2]["event"]
 
 
+def test_our_own_rooms_join_with_good_news_too(captured: Captured) -> None:
+    events.configure("json", descriptor=captured.descriptor)
+    ours = logging.getLogger("postern.store")
+    ours.debug("a detail")
+    ours.info("the changes are followed again")
+    logging.getLogger("postern_of_somebody_else").info("nothing")
+    assert [(line["level"], line["event"]) for line in captured.lines()] == [("info", "the changes are followed again")]
+
+
 def test_configuring_twice_tells_things_once(captured: Captured) -> None:
     for _ in range(2):
         events.configure("json", descriptor=captured.descriptor)
