@@ -75,7 +75,7 @@ class _Output:
 
 
 class _LibraryHandler(logging.Handler):
-    """Lets what is logged through `logging` become events: the libraries' warnings, of our own rooms all but details."""
+    """Lets what is logged through `logging` become events: libraries' warnings, of our own rooms all but details."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = get_logger(record.name)
