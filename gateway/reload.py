@@ -115,6 +115,9 @@ class Reloader:
         return True
 
     def _prepare(self) -> tuple[Loaded, object]:
+        # A pipe can be started with; to read it again would be to wait for a writer, perhaps for ever.
+        if self._path.exists() and not (self._path.is_file() or self._path.is_dir()):
+            raise ConfigError([f"{self._path}: cannot be read: it is not a regular file"])
         with for_good():
             loaded = load(self._path)
             return loaded, self._compile(loaded)

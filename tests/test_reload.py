@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import weakref
 from collections.abc import Iterator
@@ -102,6 +103,14 @@ async def test_a_refused_file_keeps_what_stands(bench: Bench) -> None:
         await bench.reloader.reload("test")
     assert bench.reloader.current is standing
     assert (bench.told, bench.swapped) == (["refused"], [])
+
+
+async def test_a_pipe_is_not_waited_for(bench: Bench) -> None:
+    bench.file.unlink()
+    os.mkfifo(bench.file)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        await asyncio.wait_for(bench.reloader.reload("test"), 10)
+    assert bench.told == ["refused"]
 
 
 async def test_the_collector_rests_and_threads_take_turns_as_before(bench: Bench) -> None:
