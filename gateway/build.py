@@ -13,6 +13,7 @@ from gateway.config.policies import effective
 from gateway.config.services import Route as RouteConfig
 from gateway.config.services import Service as ServiceConfig
 from gateway.core.errors import ConfigError
+from gateway.core.garbage import collector_off
 from gateway.core.path import PathRules
 from gateway.core.policy import Environment, Policy
 from gateway.proxy.http1 import Limits, keep_secret
@@ -38,8 +39,12 @@ class Ports:
 
 def build(loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None) -> Snapshot:
     """Compile a configuration.  Raises `ConfigError` for what only compiling finds."""
+    with collector_off():
+        return _build(loaded, ports, installed_policies() if registry is None else registry)
+
+
+def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]]) -> Snapshot:
     config = loaded.config
-    known = installed_policies() if registry is None else registry
     specs: list[RouteSpec[Route]] = []
     services: list[Service] = []
     for service_config in config.services:

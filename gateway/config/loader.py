@@ -48,7 +48,11 @@ class Loaded:
 
     def report(self, problems: Iterable[Problem]) -> list[str]:
         """Problems as lines `FILE:LINE:COLUMN: key.path: text`, in file order."""
-        return _lines(self.files[0], parse(self.content), problems)
+        found = list(problems)
+        if not found:
+            return []
+        with collector_off():
+            return _lines(self.files[0], parse(self.content), found)
 
 
 def _line(file: Path, place: Place, problem: Problem) -> str:
