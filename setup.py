@@ -46,6 +46,7 @@ COMPILED = [
     "gateway/snapshot.py",
     "gateway/telemetry/access.py",
     "gateway/telemetry/redact.py",
+    "policies/_rate_limit_claims.py",
     "policies/_rate_limit_decision.py",
     "policies/_rate_limit_headers.py",
     "policies/auth/api_key.py",

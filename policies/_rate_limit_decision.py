@@ -12,8 +12,9 @@ from gateway.core.context import Context
 from gateway.core.decision import ALLOW, Decision, Deny, Pending
 from gateway.core.errors import CountersError
 from gateway.core.ports import Demand, Verdict, WindowState
+from policies._rate_limit_claims import Plan
 from policies._rate_limit_headers import Fields, joined, seconds_up
-from policies._rate_limit_plan import Plan, Ruleset
+from policies._rate_limit_plan import Ruleset
 
 Take = Callable[[Sequence[Demand], int], Verdict | Pending[Verdict]]
 

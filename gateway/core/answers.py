@@ -72,10 +72,14 @@ _DEFAULT = "application/json"
 _OFFERS = ("application/problem+json", _DEFAULT, "text/html", "text/plain")
 
 
+#: Where older Pythons still say what earlier RFCs did.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+
+
 def reason_phrase(status: int) -> str:
     """The standard reason phrase of a status (RFC 9110 §15), or "Unknown"."""
     try:
-        return HTTPStatus(status).phrase
+        return _PHRASES.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Unknown"
 

@@ -36,7 +36,6 @@ class Nothing(Enum):
 #: A token as it came, and the names of the headers that carried it, for hiding.
 Found = tuple[bytes, tuple[bytes, ...]]
 
-_IN_AUTHORIZATION: Final = (AUTHORIZATION,)
 _IN_QUERY: tuple[bytes, ...] = ()
 
 
@@ -70,9 +69,12 @@ class Carriers:
         self._bearer = "bearer" in carriers
         self.basic = "basic" in carriers
         names = tuple(name.lower().encode("ascii") for name in key_names)
-        self._headers = tuple((name, (name,)) for name in names) if "header" in carriers else ()
+        # Whichever of them decides, the LMS is spared every header that carries keys; an `Authorization` of another
+        # scheme is the LMS's own.
+        self._headers = names if "header" in carriers else ()
+        self._in_authorization = (AUTHORIZATION, *self._headers)
         self._query = frozenset(name.encode("ascii") for name in key_names) if "query" in carriers else frozenset()
-        self._watched = frozenset({AUTHORIZATION, *(name for name, _ in self._headers)})
+        self._watched = frozenset({AUTHORIZATION, *self._headers})
 
     def find(self, context: Context) -> Found | Nothing:
         """The token that decides, or why there is none.  Key parameters of the query go into `context.hidden_query`."""
@@ -88,19 +90,19 @@ class Carriers:
         value = index.get(AUTHORIZATION)
         if value:
             if self._bearer and value[:7] == b"Bearer ":
-                return value[7:].strip(b" \t"), _IN_AUTHORIZATION
+                return value[7:].strip(b" \t"), self._in_authorization
             scheme, _, rest = value.partition(b" ")
             scheme = scheme.lower()
             if self._bearer and scheme == b"bearer":
-                return rest.strip(b" \t"), _IN_AUTHORIZATION
+                return rest.strip(b" \t"), self._in_authorization
             if self.basic and scheme == b"basic":
                 key = parse_basic(rest.strip(b" \t"))
-                return Nothing.MALFORMED if key is None else (key, _IN_AUTHORIZATION)
+                return Nothing.MALFORMED if key is None else (key, self._in_authorization)
             nothing = Nothing.OTHER_SCHEME
-        for name, carried in self._headers:
+        for name in self._headers:
             value = index.get(name)
             if value:
-                return value, carried
+                return value, self._headers
         return nothing
 
     def _with_query(self, context: Context) -> Found | Nothing:
