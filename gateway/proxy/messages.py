@@ -163,15 +163,16 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     lines = _forwarded(head, context.hidden, peer.trusted)
     if lines:
         out += (b"\r\n".join(lines), b"\r\n")
-    given = head.index.get(b"traceparent")
     request_id = context.request_id.encode("ascii")
-    if given is None or not _TRACEPARENT.fullmatch(given):
+    out += (peer.lines, peer.host or head.host or service.host_header, b"\r\nX-Request-ID: ", request_id)
+    given = head.index.get(b"traceparent")
+    if given is not None and _TRACEPARENT.fullmatch(given):
+        out += (b"\r\ntraceparent: ", given, b"\r\n", _VIA[head.version])
+    else:
         # A new trace: its id is the request's, its parent span the request's last half; sampled, as a request
         # without any traceparent would be by default.
         own = request_id if len(request_id) == 32 else _derived(request_id)
-        given = b"00-%b-%b-01" % (own, own[16:])
-    out += (peer.lines, peer.host or head.host or service.host_header, b"\r\nX-Request-ID: ", request_id,
-            b"\r\ntraceparent: ", given, b"\r\n", _VIA[head.version])  # fmt: skip
+        out += (b"\r\ntraceparent: 00-", own, b"-", own[16:], b"-01\r\n", _VIA[head.version])
     identity = context.identity
     if identity is not None:
         out.append(identity.upstream_headers)
