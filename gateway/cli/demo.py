@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.config.model import Config
+from gateway.analysis.judge import Carrier, Request
+from gateway.analysis.offline import Rehearsal, carriers
+from gateway.config.loader import Loaded
+from gateway.config.model import Address, Config
 from gateway.core.errors import StartError
 from gateway.credentials.hashing import wait
 from gateway.credentials.mint import mint_key
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.app import App
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+#: Where a listener on every address is found from here.
+_NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: How long the stub may take to start, and how long a demo's key lives, in seconds.
 _PATIENCE = 15.0
 _LIFE = 86400.0
@@ -38,19 +45,16 @@ class Demo:
     async def start(self, app: App) -> None:
         """Start the stub and print the line.  Raises `StartError`."""
         await self._start_stub(app.config)
-        shown = _shown(app.config)
-        if shown is None:
+        found = await shown(app.loaded)
+        if found is None:
             print("demo: no test of the configuration expects a 200 for a consumer, so there is no line to show")
             return
-        username, target = shown
+        username, target, carrier = found
         key = await _make_key(app, username)
         host = app.config.listen.proxy.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        print(
-            f"\nA key for {username}, good for a day. Try:\n\n"
-            f"  curl -i -H 'Authorization: Bearer {key}' http://{host}:{app.listener.port}{target}\n",
-            flush=True,
-        )
+        address = Address(_NEAR.get(host, host), app.listener.port)
+        line = curl(address, Request("GET", target).carrying(key.encode(), carrier))
+        print(f"\nA key for {username}, good for a day. Try:\n\n  {line}\n", flush=True)
 
     async def _start_stub(self, config: Config) -> None:
         address = _stub_address(config)
@@ -87,12 +91,28 @@ def _stub_address(config: Config) -> tuple[str, int] | None:
     return None
 
 
-def _shown(config: Config) -> tuple[str, str] | None:
-    """`(consumer, target)` of the request to show."""
-    for test in config.tests:
+async def shown(loaded: Loaded) -> tuple[str, str, Carrier] | None:
+    """`(consumer, target, carrier)` of the request to show."""
+    rehearsal, carrier_of = Rehearsal(loaded), carriers(loaded.config)
+    for test in loaded.config.tests:
         if test.expect.status == 200 and test.as_ != "anonymous" and test.method == "GET":
-            return test.as_, test.target
+            judgement = await rehearsal.judge(test.method, test.target, test.as_)
+            if judgement.status == 200 and judgement.route is not None:
+                return test.as_, test.target, carrier_of[judgement.route]
     return None
+
+
+def curl(address: Address, request: Request) -> str:
+    """The command that sends a request to the gateway at an address; a shell reads it as it is meant."""
+    if "://" in request.target:
+        # The URL that clients know: its host is said to the gateway, wherever that listens.
+        parts = urlsplit(request.target)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        request = replace(request, target=target, headers=((b"Host", parts.netloc.encode()), *request.headers))
+    words = ["curl", "-i"]
+    for name, value in request.headers:
+        words += ["-H", f"{name.decode()}: {value.decode()}"]
+    return shlex.join([*words, f"http://{address}{request.target}"])
 
 
 async def _make_key(app: App, username: str) -> str:
