@@ -24,7 +24,6 @@ COMPILED = [
     "gateway/core/identity.py",
     "gateway/core/path.py",
     "gateway/core/ports.py",
-    "gateway/core/units.py",
     "gateway/counters/memory.py",
     "gateway/counters/sliding.py",
     "gateway/counters/windows.py",
