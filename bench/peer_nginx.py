@@ -10,7 +10,7 @@ import subprocess
 from hashlib import sha1
 from pathlib import Path
 
-from bench.contestant import IDENTITY_HEADERS, PATH, PER_HOUR, PER_MINUTE, Contestant, Launch, Site, Unavailable
+from bench.contestant import IDENTITY_HEADERS, PER_HOUR, PER_MINUTE, Contestant, Launch, Site, Unavailable
 from bench.processes import free_port
 
 _MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")
@@ -187,8 +187,8 @@ CONTESTANTS = (
     Contestant(
         "nginx-lua",
         "nginx + Lua",
-        f"key auth (HMAC-SHA-1 digest of the secret, Lua table), ACL groups, fixed windows of a minute and an hour in "
-        f"a shared dictionary, both rate-limit header generations, identity headers, metrics, JSON access log; {PATH}",
+        "key auth (HMAC-SHA-1 digest of the secret, Lua table), ACL groups, fixed windows of a minute and an hour in "
+        "a shared dictionary, both rate-limit header generations, identity headers, metrics, JSON access log",
         _policies,
         guards=True,
         limits=True,

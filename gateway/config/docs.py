@@ -143,7 +143,11 @@ def _later() -> Iterator[str]:
     for gate in GATES:
         yield f"- `{gate.path}`: {gate.what}"
     yield f"- the policies {', '.join(f'`{name}`' for name in sorted(LATER_POLICIES))}"
-    yield "- the admin listener: `admin` and `listen.admin` are read and checked, but nothing is served there\n"
+    yield "- what the tables of the policies above say so of\n"
+    yield "These refuse nothing and do nothing yet:\n"
+    yield "- the admin listener: `admin` and `listen.admin` are read and checked, but nothing is served there"
+    yield "- WebSockets: a request's `Upgrade` is dropped, as a hop-by-hop header is, and it goes on as plain HTTP"
+    yield "- the use of keys: `last_used_at` of a key stays empty\n"
 
 
 def render(registered: Mapping[str, type[Policy]]) -> str:

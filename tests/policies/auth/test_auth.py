@@ -466,6 +466,16 @@ def test_settings_that_cannot_be_used(config: dict[str, Any], wanted: str) -> No
         Auth.Config.model_validate(config)
 
 
+def test_all_that_is_not_there_yet_is_named_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Auth.Config.model_validate({"any_of": ["api-key", "jwt", "oauth2"], "carriers": ["bearer", "cookie"]})
+    assert [(error["loc"], error["msg"]) for error in caught.value.errors()] == [
+        (("any_of", 1), "Value error, jwt is not available yet"),
+        (("any_of", 2), "Value error, oauth2 is not available yet"),
+        (("carriers", 1), "Value error, cookie is not available yet"),
+    ]
+
+
 def test_what_it_is() -> None:
     assert (Auth.name, Auth.phase, Auth.authenticates) == ("auth", Phase.AUTH, True)
     assert Auth.Config.model_validate({"any_of": ["api-key"]}).carriers == ("bearer", "basic", "header")
