@@ -15,6 +15,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli.main import build
+from gateway.core import answers
 from gateway.registry import policies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = sorted(typer.main.get_command(build()).commands)  # type: ignore[attr-defined]  # it is a group
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_ANSWER = re.compile(r"^\| (\d{3}) \| `([^`]+)` \| `(\w+)` \|", re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
@@ -50,6 +52,14 @@ def test_every_policy_is_documented(name: str) -> None:
     assert re.search(rf"^#+ .*`{re.escape(name)}`", page, re.MULTILINE), f"run make docs: no heading for {name}"
     policy = policies()[name]
     assert policy.__doc__, f"{name} has no docstring, which is its documentation"
+
+
+def test_every_answer_of_our_own_is_documented() -> None:
+    page = (ROOT / "docs" / "ANSWERS.md").read_text("utf-8")
+    rows = [(int(status), text, reason) for status, text, reason in _ANSWER.findall(page)]
+    ours = [answer for answer in vars(answers).values() if isinstance(answer, answers.Answer)]
+    assert sorted(rows) == sorted((answer.status, answer.text, answer.reason) for answer in ours)
+    assert [status for status, _, _ in rows] == sorted(status for status, _, _ in rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
