@@ -70,6 +70,11 @@ class Pool:
             if pending.done:
                 connection.close()
                 return
+            if not connection.usable():
+                # It ended, or spoke unasked, before anybody had it: nothing more will be heard of it.
+                connection.close()
+                pending.fail(ConnectError(f"{self.origin}: the connection ended as it was opened"))
+                return
             # In a pool that was closed meanwhile, its exchange still gets it; it ends when it is given back.
             self.connections.add(connection)
             pending.resolve(connection)

@@ -1,0 +1,64 @@
+"""What a pool hands over: connections that live, and an error for those that ended as they were opened."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+
+from gateway.proxy.pool import ConnectError, Pool
+from gateway.proxy.upstream import Upstream
+from gateway.snapshot import Origin
+
+
+class Loop:
+    """The running loop, but what happens to a connection before its opener hears of it is told here."""
+
+    def __init__(self, *events: tuple[str, Any]) -> None:
+        self._events = events
+        self.create_task = asyncio.get_running_loop().create_task
+
+    async def create_connection(self, factory: Any, host: str, port: int) -> tuple[Any, Any]:
+        protocol = factory()
+        transport = Mock()
+        transport.is_closing.return_value = False
+        protocol.connection_made(transport)
+        for event, argument in self._events:
+            getattr(protocol, event)(*argument)
+        return transport, protocol
+
+
+async def opened(*events: tuple[str, Any]) -> tuple[Pool, list[Upstream], list[BaseException]]:
+    """A pool, and what it delivered of one connection."""
+    pool = Pool(Origin("127.0.0.1", 9), cast(asyncio.AbstractEventLoop, Loop(*events)))
+    connections: list[Upstream] = []
+    errors: list[BaseException] = []
+    pool.connect().then(connections.append, errors.append)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return pool, connections, errors
+
+
+async def test_a_connection_that_lives_is_handed_over() -> None:
+    pool, connections, errors = await opened()
+    assert (pool.connections, errors) == (set(connections), [])
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [("connection_lost", (ConnectionResetError(),))],
+        [("eof_received", ())],
+        [("eof_received", ()), ("connection_lost", (None,))],
+        [("data_received", (b"SSH-2.0-nobody-asked\r\n",))],
+    ],
+)
+async def test_one_that_ended_as_it_was_opened_is_an_error(events: list[tuple[str, Any]]) -> None:
+    """Who wrote to it would wait for an answer until its deadline, and the pool would count it for ever."""
+    pool, connections, (error,) = await opened(*events)
+    assert connections == []
+    assert isinstance(error, ConnectError)
+    assert pool.connections == set()
