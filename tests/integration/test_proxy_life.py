@@ -152,7 +152,7 @@ async def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
         async with running_program(tmp_path, texts[0]) as program:
             stopping = asyncio.Event()
             clients = [asyncio.create_task(_ask(program, stopping, fresh=number % 2 == 0)) for number in range(6)]
-            for number in range(1, 21):
+            for number in range(1, 101):
                 program.config.write_text(settled(tmp_path, texts[number % 2] + f"# {number}\n"), "utf-8")
                 program.signal(signal.SIGHUP)
                 await program.event("config_loaded", number)
