@@ -11,13 +11,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 FAST   := $(VENV)/.compiled
+PLAIN  := $(VENV)/.interpreted
 # What setup.py compiles: its list is the only one.
 HOT    := $(shell sed -n 's/^    "\(.*\.py\)",$$/\1/p' setup.py)
 CODE   := gateway policies upstream_stub bench tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted run test check lint types bench bench-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench bench-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -33,10 +34,11 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# With a C compiler the hot path is compiled (half a minute); without one, or with INTERPRETED=1, it is interpreted.
+# With a C compiler the hot path is compiled (half a minute); without one, with INTERPRETED=1,
+# and after `make interpreted`, it is interpreted.
 $(FAST): $(STAMP) setup.py $(HOT)
 	@rm -f gateway/_compiled.json; find gateway policies -name '*.so' -delete; rm -rf build *__mypyc*.so
-	@if [ -z "$(INTERPRETED)" ] && command -v cc >/dev/null 2>&1; then \
+	@if [ -z "$(INTERPRETED)" ] && [ ! -e $(PLAIN) ] && command -v cc >/dev/null 2>&1; then \
 	  echo "compiling the hot path ..."; \
 	  POSTERN_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/compile.log 2>&1 \
 	  || { rm -f gateway/_compiled.json; find gateway policies -name '*.so' -delete; rm -f *__mypyc*.so; \
@@ -44,8 +46,13 @@ $(FAST): $(STAMP) setup.py $(HOT)
 	fi
 	@touch $@
 
-interpreted: $(STAMP) ## Remove what was compiled: edit and test the sources alone
-	@$(MAKE) --no-print-directory -B $(FAST) INTERPRETED=1
+interpreted: $(STAMP) ## Remove what was compiled, until `make compiled`: edit and test the sources alone
+	@touch $(PLAIN); rm -f $(FAST)
+	@$(MAKE) --no-print-directory $(FAST)
+
+compiled: $(STAMP) ## Compile the hot path again, now and whenever it changes
+	@rm -f $(PLAIN) $(FAST)
+	@$(MAKE) --no-print-directory $(FAST)
 
 run: install ## Start the gateway in front of the LMS stub
 	$(BIN)/postern run --demo $(ARGS)

@@ -170,7 +170,10 @@ def test_every_install_of_the_image_checks_hashes() -> None:
             assert "--require-hashes" in install or "--no-index" in install, install
 
 
-@pytest.mark.parametrize("target", ["install", "run", "test", "check", "bench", "fmt", "lock", "docs", "clean"])
+TARGETS = ["install", "interpreted", "compiled", "run", "test", "check", "bench", "fmt", "lock", "docs", "clean"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_has_the_target(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
