@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.answers import INTERNAL_ERROR
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gateway.snapshot import Route
 
 _log = logging.getLogger("postern.pipeline")
+
+#: What foreign code may break with.  A cancellation and an exit are nothing that may end more than its own request.
+BROKEN: Final = (Exception, asyncio.CancelledError, GeneratorExit, SystemExit)
 
 Answered = Decision | Pending[Decision] | Awaitable[Decision]
 
@@ -36,7 +39,7 @@ def run(context: Context, route: Route) -> Decision | Pending[Decision]:
             decision = check(context)
             if decision is not ALLOW:
                 return _go_on(context, route, route.checks.index(check), decision)
-    except Exception:  # noqa: BLE001 - a policy is foreign code: whatever breaks in it is a 500
+    except BROKEN:  # a policy is foreign code: whatever breaks in it is a 500
         return _fault(context, route)
     return ALLOW
 
@@ -73,8 +76,10 @@ def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> 
                     context.decided_by = route.policies[earlier].name
                     outer.resolve(again)
                     return
+                if not isinstance(again, Decision):
+                    raise TypeError(f"{route.policies[earlier].name}: a recheck answers a decision, in a plain call")
             result = _go_on(context, route, at, decision)
-        except Exception as error:  # noqa: BLE001 - as in `run`
+        except BROKEN as error:  # as in `run`
             failed(error)
             return
         if isinstance(result, Pending):
@@ -91,7 +96,10 @@ def _in_task(awaitable: Awaitable[Decision]) -> Pending[Decision]:
     """A policy written as `async def` gets a task of its own."""
 
     async def body() -> Decision:
-        return await awaitable
+        try:
+            return await awaitable
+        except SystemExit as error:  # out of a task it would end the gateway
+            raise RuntimeError("a policy asked to exit") from error
 
     task = asyncio.ensure_future(body())
 

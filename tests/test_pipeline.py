@@ -121,6 +121,23 @@ def test_a_fault_is_a_500_and_logged(position: int, caplog: pytest.LogCaptureFix
     assert not [policy for policy in policies[position + 1 :] if policy.asked]
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_no_ordinary_exception_is_a_500_too(error: BaseException, waits: bool) -> None:
+    def leave() -> Decision:
+        raise error
+
+    pending: Pending[Decision] = Pending()
+    policies = [Scripted("slow", lambda: pending)] * waits + [Scripted("leaves", leave)]
+    decision: Decision | Pending[Decision] | None = pipeline.run(make_context(), route_of(*policies))
+    if waits:
+        outcome = Outcome(cast(Any, decision))
+        pending.resolve(ALLOW)
+        decision = outcome.decision
+    assert isinstance(decision, Deny)
+    assert decision.answer is INTERNAL_ERROR
+
+
 def test_a_fault_after_facts_is_a_500_too() -> None:
     decision = pipeline.run(make_context(), route_of(Scripted("a", Allow), Scripted("broken", broken)))
     assert isinstance(decision, Deny)
@@ -221,6 +238,17 @@ def test_a_fault_after_a_wait_is_a_500(where: str, caplog: pytest.LogCaptureFixt
     assert "a policy's own defect" in caplog.text
 
 
+@pytest.mark.parametrize("nonsense", [None, True, Pending()], ids=repr)
+def test_a_recheck_that_answers_nonsense_lets_nothing_through(nonsense: Any) -> None:
+    pending: Pending[Decision] = Pending()
+    outcome = Outcome(
+        pipeline.run(make_context(), route_of(allowing("first", lambda: nonsense), Scripted("slow", lambda: pending)))
+    )
+    pending.resolve(ALLOW)
+    assert isinstance(outcome.decision, Deny)
+    assert outcome.decision.answer is INTERNAL_ERROR
+
+
 @pytest.mark.parametrize("waits_before", [0, 1])
 def test_a_cancelled_wait_reaches_who_is_asked_now(waits_before: int) -> None:
     told: list[int] = []
@@ -257,9 +285,10 @@ async def test_an_async_policy() -> None:
     assert first.asked == ["check", "recheck", "recheck"]
 
 
-async def test_an_async_policy_that_breaks() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a policy's own defect"), SystemExit(3)], ids=repr)
+async def test_an_async_policy_that_breaks(error: BaseException) -> None:
     async def fail() -> Decision:
-        raise RuntimeError("a policy's own defect")
+        raise error
 
     outcome = Outcome(pipeline.run(make_context(), route_of(Scripted("slow", fail))))
     await settled(outcome)

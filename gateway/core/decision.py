@@ -18,6 +18,12 @@ Facts = Mapping[str, Any]
 NO_FACTS: Facts = {}
 
 
+def _only_ours(cls: type[Any]) -> None:
+    """Refuse a subclass where it is made: the compiled build could not even make one of its instances."""
+    if cls.__module__ != __name__:
+        raise TypeError("decisions are values: make an instance, not a subclass")
+
+
 class Decision:
     """The common parent.  `facts` are what `postern explain` prints beside the verdict."""
 
@@ -25,6 +31,9 @@ class Decision:
 
     def __init__(self, facts: Facts = NO_FACTS) -> None:
         self.facts = facts
+
+    def __init_subclass__(cls) -> None:
+        _only_ours(cls)
 
 
 class Allow(Decision):
@@ -81,6 +90,8 @@ class Reply(Decision):
         facts: Facts = NO_FACTS,
     ) -> None:
         super().__init__(facts)
+        if not 200 <= status <= 599:
+            raise ValueError(f"a reply is final, its status 200 to 599: {status}")
         self.status = status
         self.headers = headers
         self.body = body

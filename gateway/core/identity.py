@@ -6,16 +6,19 @@ consistent view, and what is derived (the header block for the upstream) is comp
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 #: Namespace of the ids of declared things (RFC 9562 §5.5, UUIDv5): the same name has the same id on every node.
 NAMESPACE = uuid.UUID("5b0c9a4e-7d0f-5c5e-9a43-1f6f1d2a7c10")
 
 #: Limits as written, `("600/minute", "5000/hour")`; parsed by whoever counts.
 RateLimits = tuple[str, ...]
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 
 
 def declared_id(kind: str, name: str) -> str:
@@ -129,4 +132,8 @@ def _upstream_headers(identity: Identity) -> bytes:
         lines.append(("X-Authenticated-UserId", identity.user_id))
     if identity.anonymous:
         lines.append(("X-Anonymous-Consumer", "true"))
+    for name, value in lines:
+        if _CONTROL.search(value):
+            # It would end its line and begin another: who is at the other end believes every one of them.
+            raise ValueError(f"{name}: control characters cannot stand in a header: {value!r}")
     return "".join([f"{name}: {value}\r\n" for name, value in lines]).encode("utf-8")

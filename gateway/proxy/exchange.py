@@ -207,6 +207,7 @@ class Exchange:
         """A defect of ours came up while the request was being decided or forwarded."""
         _log.error("a request broke the gateway", exc_info=error)
         if hasattr(self, "context") and self.state < RESPONDING:
+            self.context.answer_lines = []  # they may be what broke it
             self.refuse(Deny(answers.INTERNAL_ERROR, close=True))
         else:
             self._let_go()
@@ -371,8 +372,6 @@ class Exchange:
         assert route is not None  # noqa: S101 - only what has matched is forwarded
         if route.response_hooks and not self._hooked(route, response):
             return
-        self.state = RESPONDING
-        self.status = response.status
         if self.plane.draining:
             self.close = True
         framing = response.framing
@@ -385,7 +384,13 @@ class Exchange:
         if current is not None and not current.done and last:
             # Answered before the body was read: what is left of it would be taken for the next request.
             self.close = self.close or not self._drainable()
-        out = messages.response_head(response, context, self.chunked_out, self.close, head.version)
+        try:
+            out = messages.response_head(response, context, self.chunked_out, self.close, head.version)
+        except Exception as error:  # noqa: BLE001 - what a policy gathered is no header line
+            self.crashed(error)
+            return
+        self.state = RESPONDING
+        self.status = response.status
         if self.chunked_out:
             payload = chunk(payload) + (LAST_CHUNK if last else b"")
         self.sent += len(payload)
@@ -400,7 +405,7 @@ class Exchange:
         try:
             for hook in route.response_hooks:
                 hook(self.context, response.status, response.fields)
-        except Exception:  # noqa: BLE001 - a policy is foreign code: whatever breaks in it is a 500
+        except pipeline.BROKEN:  # a policy is foreign code: whatever breaks in it is a 500
             _log.exception("a policy broke on the response to request %s", self.context.request_id)
             self.refuse(Deny(answers.INTERNAL_ERROR))
             return False
@@ -472,13 +477,13 @@ class Exchange:
         if self.state >= RESPONDING:
             return
         self._let_go()
-        self.state = RESPONDING
-        self.status = status
         current = self.reader
         if self.plane.draining or (current is not None and not current.done and not self._drainable()):
             self.close = True
         out = messages.own_head(status, headers, body, self.context.answer_lines, self.plane.date, self.close,
                                 self.head.version)  # fmt: skip
+        self.state = RESPONDING
+        self.status = status
         if self.bodiless or status in (204, 304):
             body = b""
         self.sent = len(body)
@@ -573,7 +578,7 @@ class Exchange:
             for hook in route.end_hooks:
                 try:
                     hook(context, self.status)
-                except Exception:  # noqa: BLE001 - a policy is foreign code: the exchange ends whatever breaks in it
+                except pipeline.BROKEN:  # a policy is foreign code: the exchange ends whatever breaks in it
                     _log.exception("a policy broke at the end of request %s", context.request_id)
             stats, name, service = route.stats, route.name, route.service.name
         stats.observe(context.method, self.status, seconds, upstream_seconds)

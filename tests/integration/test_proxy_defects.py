@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 from unittest.mock import Mock
 
 import pytest
@@ -71,6 +71,64 @@ async def test_hooks(breaks: str, status: int, caplog: pytest.LogCaptureFixture)
                 assert ("x-seen" in response.headers) is (status == 200)
         assert Hooks.seen == [("head", 200), ("end", status)] * 2
     assert ("a policy's own defect" in caplog.text) is bool(breaks)
+
+
+class Spoils(Policy):
+    """Gathers what is no header line."""
+
+    name: ClassVar[str] = "spoils"
+    phase = 1000
+
+    class Config(Settings):
+        """Where it does so."""
+
+        where: str = ""
+
+    def __init__(self, config: Config, environment: Environment) -> None:
+        self._where = config.where
+
+    def check(self, context: Context) -> Decision:
+        text: Any = "X-A"
+        match self._where:
+            case "denied":
+                return Deny(ACL_DENIED, headers=((text, text),))
+            case "replied":
+                return Reply(200, headers=((text, text),))
+            case "answered" | "refused":
+                context.answer_lines.append(text)
+            case "upstream":
+                context.upstream_lines.append(text)
+            case "replaced":
+                context.replaced = (cast(Any, {b"server"}),)
+        return Deny(ACL_DENIED) if self._where == "refused" else ALLOW
+
+    def on_response_head(self, context: Context, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        if self._where == "head":
+            context.answer_lines.append(cast(Any, "X-A"))
+        if self._where == "exit":
+            raise SystemExit(1)
+
+    def on_end(self, context: Context, status: int) -> None:
+        if self._where == "end":
+            raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "where", ["denied", "replied", "answered", "refused", "upstream", "replaced", "head", "exit", "end"]
+)
+async def test_what_a_policy_gathers_wrongly_is_a_500(where: str) -> None:
+    async with RawServer(ok) as upstream:
+        text = routed(upstream.url, policies=f"{{spoils: {{where: '{where}'}}}}")
+        async with running_gateway(text, {"spoils": Spoils}) as gateway:
+            for _ in range(2):
+                async with await gateway.connect() as client:
+                    response = await client.request(get("/"))
+                    assert response.status == (200 if where == "end" else 500)
+                    if where == "end":
+                        assert (await client.request(get("/"))).status == 200
+                    else:
+                        assert json.loads(response.body)["error"] == "An unexpected error occurred"
+        assert {record.status for record in gateway.records} == {response.status}
 
 
 async def test_a_defect_of_ours_is_a_500_and_closes(caplog: pytest.LogCaptureFixture) -> None:
