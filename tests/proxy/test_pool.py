@@ -22,7 +22,7 @@ class Loop:
 
     async def create_connection(self, factory: Any, host: str, port: int) -> tuple[Any, Any]:
         protocol = factory()
-        transport = Mock()
+        transport = Mock(**{f"{name}.return_value": None for name in ("set_write_buffer_limits", "abort")})
         transport.is_closing.return_value = False
         protocol.connection_made(transport)
         for event, argument in self._events:
