@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("postern.pipeline")
 
-#: What foreign code may break with.  A cancellation and an exit are nothing that may end more than its own request.
-BROKEN: Final = (Exception, asyncio.CancelledError, GeneratorExit, SystemExit)
+#: What foreign code may break with.  A cancellation, an exit or a panic of a library in Rust, none of them an
+#: `Exception`, may end no more than its own request.
+BROKEN: Final = BaseException
 
 Answered = Decision | Pending[Decision] | Awaitable[Decision]
 
@@ -98,7 +99,7 @@ def _in_task(awaitable: Awaitable[Decision]) -> Pending[Decision]:
     async def body() -> Decision:
         try:
             return await awaitable
-        except SystemExit as error:  # out of a task it would end the gateway
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task it would end the gateway
             raise RuntimeError("a policy asked to exit") from error
 
     task = asyncio.ensure_future(body())

@@ -121,7 +121,7 @@ def test_a_fault_is_a_500_and_logged(position: int, caplog: pytest.LogCaptureFix
     assert not [policy for policy in policies[position + 1 :] if policy.asked]
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1), GeneratorExit(), BaseException()], ids=repr)
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_is_no_ordinary_exception_is_a_500_too(error: BaseException, waits: bool) -> None:
     def leave() -> Decision:
