@@ -34,6 +34,7 @@ COMPILED = [
     "gateway/proxy/exchange.py",
     "gateway/proxy/framing.py",
     "gateway/proxy/http1.py",
+    "gateway/proxy/lines.py",
     "gateway/proxy/messages.py",
     "gateway/proxy/plane.py",
     "gateway/proxy/pool.py",

@@ -16,7 +16,8 @@ from gateway.core.errors import ConfigError
 from gateway.core.garbage import collector_off
 from gateway.core.path import PathRules
 from gateway.core.policy import Environment, Policy
-from gateway.proxy.http1 import Limits, keep_secret
+from gateway.proxy.http1 import Limits
+from gateway.proxy.lines import keep_secret
 from gateway.registry import policies as installed_policies
 from gateway.routing.router import RouteError, Router, RouteSpec
 from gateway.snapshot import SECOND, Origin, Route, Service, Snapshot, Stats, Timeouts

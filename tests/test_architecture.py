@@ -32,7 +32,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "store": ("core",),
     "audit": ("core",),
     "telemetry": ("core",),
-    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1"),  # what a head may hold
+    # What a head may hold, and which of its lines are secret.
+    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1", "proxy.lines"),
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
     # What would become of a request: read and judged by the parts that serve it, over ports of its own.
     "analysis": (

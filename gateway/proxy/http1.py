@@ -4,23 +4,22 @@ A head is cut at the first empty line by our own limits, its first line is judge
 (RFC 9112 §3, §4), and exactly the head is fed to a fresh llhttp parser, which is strict about names,
 values and line ends.  How a body is framed (RFC 9112 §6) is decided here, from the fields, once.
 What llhttp lets pass and RFC 9112 does not (HTTP/0.9, RTSP, two spaces, `gzip, chunked`, codings in
-HTTP/1.0) is refused here.
+HTTP/1.0) is refused here.  Lines that llhttp has accepted are remembered (`lines`).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import httptools
 
 from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.core.context import NOTHING_REPEATED, split_fields
-from gateway.core.http import CREDENTIALS, Kind, Watched, request_name, tokens
-
-V = TypeVar("V")
+from gateway.core.http import Kind, request_name, tokens
+from gateway.proxy.lines import REQUEST_LINES, RESPONSE_LINES, WATCHED
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -163,53 +162,6 @@ class _Collector:
         self.complete += 1
 
 
-class LineMemo(Generic[V]):
-    """Header lines that llhttp has accepted, and what follows from each: most lines come again and again.
-
-    A line stands for itself whatever its neighbours are, so a head of nothing but known lines needs no second
-    judgement.  Bounded: 64 lines a name, 4,096 in all, after which it starts anew.  Lines that may hold a
-    secret are never kept.
-    """
-
-    __slots__ = ("_per_name", "known")
-
-    def __init__(self) -> None:
-        self.known: dict[bytes, V] = {}
-        self._per_name: dict[bytes, int] = {}
-
-    def learn(self, line: bytes, lower: bytes, value: V) -> None:
-        """Keep a line of the field `lower`."""
-        number = self._per_name.get(lower, 0)
-        if number >= 64 or len(line) > 256 or lower in _SECRET_LINES or lower in _declared_secrets:
-            return
-        if len(self.known) >= 4096:
-            self.reset()
-        self._per_name[lower] = number + 1
-        self.known[line] = value
-
-    def reset(self) -> None:
-        """Start anew."""
-        self.known.clear()
-        self._per_name.clear()
-
-
-#: Names whose values are secrets, or may be.
-_SECRET_LINES: Final = CREDENTIALS | {
-    b"cookie",
-    b"set-cookie",
-    b"proxy-authorization",
-    b"x-csrf-token",
-    b"x-xsrf-token",
-}
-#: Names that a configuration gives to the headers that carry its keys.
-_declared_secrets: Final[set[bytes]] = set()
-
-#: Line to (lower-case name, value, kind).
-_REQUEST_LINES: Final[LineMemo[tuple[bytes, bytes, int]]] = LineMemo()
-#: Line to the lower-case name where it needs a look, b"" where it is simply relayed.
-_RESPONSE_LINES: Final[LineMemo[bytes]] = LineMemo()
-#: The response headers that need a look.
-_WATCHED: Final = Watched()
 #: What a target and a credential are made of.
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _VISIBLE_OR_SPACE: Final = bytes(range(0x20, 0x7F))
@@ -221,25 +173,6 @@ _shaped_names: Final = {
 }  # fmt: skip
 _CREDENTIAL: Final = int(Kind.CREDENTIAL)
 _OWN: Final = int(Kind.OWN)
-
-
-def watch(names: frozenset[bytes]) -> None:
-    """Tell these response headers apart from now on: policies replace them."""
-    if _WATCHED.add(names):
-        _RESPONSE_LINES.reset()
-
-
-def keep_secret(names: frozenset[bytes]) -> None:
-    """Never remember lines of these names (lower case): a configuration lets them carry keys."""
-    if not names <= _declared_secrets:
-        _declared_secrets.update(names)
-        _REQUEST_LINES.reset()
-
-
-def forget_lines() -> None:
-    """Let the memory of lines follow the traffic: called now and then."""
-    _REQUEST_LINES.reset()
-    _RESPONSE_LINES.reset()
 
 
 def find_end(buffer: bytes, limits: Limits) -> int:
@@ -312,7 +245,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
 
     index: dict[bytes, bytes] = {}
     special: list[tuple[int, int, bytes]] = []
-    known = _REQUEST_LINES.known
+    known = REQUEST_LINES.known
     at = 0
     for line in lines:
         entry = known.get(line)
@@ -372,7 +305,7 @@ def _judge_request(request: RequestHead, head: bytes) -> tuple[dict[bytes, bytes
         if kind:
             special.append((at, kind, lower))
         if kind != _CREDENTIAL:
-            _REQUEST_LINES.learn(lines[at], lower, (lower, value, kind))
+            REQUEST_LINES.learn(lines[at], lower, (lower, value, kind))
     return index, special
 
 
@@ -484,7 +417,7 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     length: bytes | None = None
     coding: bytes | None = None
     connection: bytes | None = None
-    known = _RESPONSE_LINES.known
+    known = RESPONSE_LINES.known
     judged: list[bytes] | None = None
     at = -1
     for line in lines:
@@ -555,7 +488,7 @@ def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
     special: list[bytes] = []
     for line, (name, _) in zip(lines, collector.fields, strict=True):
         lower = name.lower()
-        kept = lower if lower in _WATCHED.names else b""
+        kept = lower if lower in WATCHED.names else b""
         special.append(kept)
-        _RESPONSE_LINES.learn(line, lower, kept)
+        RESPONSE_LINES.learn(line, lower, kept)
     return special

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
 from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind, fold
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead, watch
+from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+from gateway.proxy.lines import watch
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
@@ -27,6 +28,7 @@ _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{1
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _CREDENTIAL: Final = int(Kind.CREDENTIAL)
 _TRUSTED: Final = int(Kind.TRUSTED)
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: Members of Connection that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 
@@ -285,7 +287,11 @@ def own_head(
     close: bool,
     version: int,
 ) -> bytes:
-    """The head of an answer of the gateway's own."""
+    """The head of an answer of the gateway's own.
+
+    How it is framed and whether the connection stays is ours to say, whatever `headers` name.  Raises ValueError
+    for one that would be another line, too.
+    """
     out = [
         b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode()),
         b"Date: ",
@@ -293,7 +299,10 @@ def own_head(
         b"\r\nServer: postern\r\n",
     ]
     for name, value in headers:
-        out += (name, b": ", value, b"\r\n")
+        if b"\r" in value or b"\n" in value or not _NAME.fullmatch(name):
+            raise ValueError("a policy's answer holds a header that is not one line")
+        if name.lower() not in RESPONSE_DROP:
+            out += (name, b": ", value, b"\r\n")
     if lines:
         out += lines
     if status >= 200 and status not in (204, 304):

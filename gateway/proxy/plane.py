@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.answers import Answer
 from gateway.proxy import messages
-from gateway.proxy.http1 import forget_lines
+from gateway.proxy.lines import forget_lines
 from gateway.proxy.pool import Pool
 
 if TYPE_CHECKING:

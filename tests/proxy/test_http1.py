@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.http import Kind
-from gateway.proxy import http1
+from gateway.proxy import lines
 from gateway.proxy.http1 import (
     CHUNKED,
     NO_BODY,
@@ -25,7 +25,6 @@ from gateway.proxy.http1 import (
     RequestHead,
     ResponseHead,
     find_end,
-    forget_lines,
     parse_request,
     parse_response,
 )
@@ -37,13 +36,13 @@ HOST = b"Host: gateway.example.org"
 @pytest.fixture(autouse=True, params=["cold", "warm"])
 def memory(request: pytest.FixtureRequest) -> Iterator[None]:
     """The memory of lines, empty or full of what tests use."""
-    forget_lines()
+    lines.forget_lines()
     if request.param == "warm":
         for line in (b"A: 1", b"X-Long: a", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Connection: close"):
             parse_request(b"POST / HTTP/1.1\r\n" + HOST + b"\r\n" + line + b"\r\n\r\n", LIMITS)
             parse_response(b"HTTP/1.1 200 OK\r\n" + line + b"\r\n\r\n", False)
     yield
-    forget_lines()
+    lines.forget_lines()
 
 
 def request(*lines: bytes, first: bytes = b"POST /a HTTP/1.1") -> RequestHead:
@@ -317,14 +316,14 @@ def test_secrets_are_not_remembered(line: bytes) -> None:
 
 def test_a_configuration_names_its_own_secrets() -> None:
     request(b"X-LMS-Key: secret-1")
-    http1.keep_secret(frozenset({b"x-lms-key"}))
+    lines.keep_secret(frozenset({b"x-lms-key"}))
     request(b"x-lms-key: secret-1")
     assert not [line for line in remembered()[0] if b"secret-1" in line]
 
 
 def remembered() -> list[list[bytes]]:
     """The lines that are kept, of requests and of responses."""
-    return [list(http1._REQUEST_LINES.known), list(http1._RESPONSE_LINES.known)]
+    return [list(lines.REQUEST_LINES.known), list(lines.RESPONSE_LINES.known)]
 
 
 def test_memory_is_bounded() -> None:
@@ -364,9 +363,9 @@ def test_what_was_seen_before_changes_no_verdict(heads: list[list[bytes]]) -> No
         return head.framing, head.keep_alive, head.special, head.length, list(head.options)
 
     cold = []
-    for lines in heads:
-        forget_lines()
-        cold.append((verdict(lines), response_verdict(lines)))
+    for head in heads:
+        lines.forget_lines()
+        cold.append((verdict(head), response_verdict(head)))
     for _ in range(2):
         assert [(verdict(lines), response_verdict(lines)) for lines in heads] == cold
 

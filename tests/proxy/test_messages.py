@@ -499,6 +499,25 @@ def test_interim_heads() -> None:
     assert interim_head(parse_response(raw, False)) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection"])
+def test_how_our_own_answers_are_framed_is_ours_to_say(name: str) -> None:
+    head = own_head(
+        200, ((name.encode(), b"7"), (b"X-A", b"1")), b"body", (), b"Sat, 01 Jan 2000 00:00:00 GMT", True, 1
+    )
+    assert head.count(b"\r\nContent-Length: ") == 1
+    assert head.count(b"\r\nConnection: ") == 1
+    assert b": 7\r\n" not in head
+    assert b"X-A: 1\r\n" in head
+
+
+@pytest.mark.parametrize(
+    "field", [(b"X-A", b"1\r\nX-B: 2"), (b"X-A", b"1\n"), (b"X-A: 1\r\nX-B", b"2"), (b"", b"1"), (b"X A", b"1")]
+)
+def test_a_header_of_our_own_answers_is_one_line(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="not one line"):
+        own_head(200, (field,), b"", (), b"Sat, 01 Jan 2000 00:00:00 GMT", False, 1)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "length"),
     [(200, b"pong", b"4"), (200, b"", b"0"), (204, b"", None), (304, b"", None), (413, b"{}", b"2")],
