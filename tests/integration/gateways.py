@@ -218,6 +218,8 @@ class Client:
     def reset(self) -> None:
         """Vanish with an RST."""
         sock = self.writer.get_extra_info("socket")
+        if sock is None:
+            return  # the gateway was quicker: there is nothing left to vanish from
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
