@@ -38,8 +38,8 @@ class Context:
       `query` - the bytes after "?", b"" where there are none; `host` - lower case without the port;
       `scheme` - "http" or "https".
     * `lines` - every header line as it came, without its end; `fields` - the same as `(name, value)`;
-      `index` - lower-case name to value, several fields of one name joined with ", " (RFC 9110 §5.3);
-      `repeated` - the names that came more than once.
+      `index` - lower-case name to value, several fields of one name joined with ", " (RFC 9110 §5.3; cookies with
+      "; "); `repeated` - the names that came more than once.
     * `client` - the client's address as text, found through trusted proxies; `arrived` - the injected
       monotonic clock at the head's arrival, in nanoseconds; `now` - Unix seconds at that moment.
     * `request_id`; `route`, what matched; `captures`, the named parts of its path.
@@ -151,7 +151,8 @@ def index_fields(fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes],
         lower = name.lower()
         if lower in index:
             repeated.add(lower)
-            index[lower] += b", " + value
+            # Cookies of a split field are joined as RFC 9113 §8.2.3 does.
+            index[lower] += (b"; " if lower == b"cookie" else b", ") + value
         else:
             index[lower] = value
     return index, frozenset(repeated)

@@ -17,7 +17,7 @@ import httptools
 
 from gateway.core import answers
 from gateway.core.answers import Answer
-from gateway.core.context import NOTHING_REPEATED, split_fields
+from gateway.core.context import NOTHING_REPEATED, index_fields, split_fields
 from gateway.core.http import Kind, request_name, tokens
 from gateway.proxy.lines import REQUEST_LINES, RESPONSE_LINES, WATCHED
 
@@ -263,7 +263,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     request.special = special
     request.repeated = NOTHING_REPEATED
     if len(index) != len(lines):
-        request.index, request.repeated = index, repeated = _join(split_fields(lines))
+        request.index, request.repeated = index, repeated = index_fields(split_fields(lines))
         if b"host" in repeated:
             raise Refused(answers.BAD_REQUEST, "more than one Host")
         if b"content-length" in repeated:
@@ -354,20 +354,6 @@ def _frame_request(request: RequestHead, index: dict[bytes, bytes], minor: int) 
         if expect.lower() != b"100-continue":
             raise Refused(answers.EXPECTATION_FAILED, "unknown expectation")
         request.expects = request.framing != NO_BODY
-
-
-def _join(fields: Fields) -> tuple[dict[bytes, bytes], frozenset[bytes]]:
-    index: dict[bytes, bytes] = {}
-    repeated: set[bytes] = set()
-    for name, value in fields:
-        lower = name.lower()
-        if lower in index:
-            repeated.add(lower)
-            # Cookies of a split field are joined as RFC 9113 §8.2.3 does.
-            index[lower] += (b"; " if lower == b"cookie" else b", ") + value
-        else:
-            index[lower] = value
-    return index, frozenset(repeated)
 
 
 def _refuse_coding(fields: Fields) -> None:
