@@ -29,6 +29,18 @@ class RouteLike(Protocol):
     def service(self) -> ServiceLike: ...
 
 
+class Tap(Protocol):
+    """Sees a response's body as it is relayed to the client, without its framing, and may not hold it up."""
+
+    def write(self, payload: bytes, last: bool) -> None:
+        """A piece of the body; `last` is true once, with its final piece (which may be empty)."""
+        ...
+
+    def abort(self) -> None:
+        """The body will never be complete; nothing more is said."""
+        ...
+
+
 class Context:
     """The request, and what policies gathered for either side.
 
@@ -50,9 +62,11 @@ class Context:
     * `identity` - who is calling, or None.
     * `hidden` - lower-case header names that the upstream must not get; `hidden_query` - names of query
       parameters that it must not get.
-    * `upstream_lines` - header lines for the upstream, each ending in CRLF.
+    * `upstream_lines` - header lines for the upstream, each ending in CRLF; `upstream_query` - the query string that
+      the upstream gets in place of the client's (`hidden_query` still applies), None for the client's own.
     * `answer_lines` - header lines that stand on whatever answer the client gets, each ending in CRLF;
       `replaced` - sets of lower-case names: an upstream's own headers of these names are dropped.
+    * `tap` - who wants to see the response's body as it is relayed (set from `on_response_head`), or None.
     * `body_limit` - the largest body in bytes that may pass, None for no limit but the listener's.
     * `decided_by` - the name of the policy that ended the request (set by the pipeline), "" where none did.
     * `counted` - what rate limits counted so far, for those that count later (None: nothing).
@@ -84,7 +98,9 @@ class Context:
         "request_id",
         "route",
         "scheme",
+        "tap",
         "upstream_lines",
+        "upstream_query",
     )
 
     def __init__(
@@ -122,8 +138,10 @@ class Context:
         self.hidden: tuple[bytes, ...] = ()
         self.hidden_query: tuple[str, ...] = ()
         self.upstream_lines: list[bytes] = []
+        self.upstream_query: bytes | None = None
         self.answer_lines: list[bytes] = []
         self.replaced: tuple[frozenset[bytes], ...] = ()
+        self.tap: Tap | None = None
         self.body_limit: int | None = None
         self.counted: Any = None
         self.granted: object = None

@@ -23,7 +23,8 @@ answered 500, never let through.
 have already passed: what they relied on may have been revoked meanwhile.  Most have nothing to say.
 
 **Told.**  `on_response_head(context, status, fields)` may look at (never change) an upstream's response
-head before it is relayed and add to `context.answer_lines`.  `on_end(context, status)` is called once when
+head before it is relayed and add to `context.answer_lines`; who wants to see the body, too, sets `context.tap`
+there.  `on_end(context, status)` is called once when
 the exchange is over.  Define them only where they are needed: the hot path calls only those that exist.
 
 **Forgotten.**  A reload makes new instances; what must outlive one (counts, caches) lives behind the

@@ -153,13 +153,14 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
         path = context.path
     else:
         path = paths.join_upstream(service.base_path, context.path, matched, route.strip_path)
-    query = context.query
+    given = context.upstream_query
+    query = context.query if given is None else given
     if context.hidden_query:
         query = _without(query, context.hidden_query)
     host = head.host if route.preserve_host and head.host else service.host_header
     if query:
         query = b"?" + query
-    elif head.target[-1] == 0x3F and not context.hidden_query:
+    elif head.target[-1] == 0x3F and given is None and not context.hidden_query:
         query = b"?"  # an empty query is a query, byte for byte
     out = [head.method, b" ", path.encode("ascii"), query, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
     lines = _forwarded(head, context.hidden, peer.trusted)
@@ -167,9 +168,9 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
         out += (b"\r\n".join(lines), b"\r\n")
     request_id = context.request_id.encode("ascii")
     out += (peer.lines, peer.host or head.host or service.host_header, b"\r\nX-Request-ID: ", request_id)
-    given = head.index.get(b"traceparent")
-    if given is not None and _TRACEPARENT.fullmatch(given):
-        out += (b"\r\ntraceparent: ", given, b"\r\n", _VIA[head.version])
+    trace = head.index.get(b"traceparent")
+    if trace is not None and _TRACEPARENT.fullmatch(trace):
+        out += (b"\r\ntraceparent: ", trace, b"\r\n", _VIA[head.version])
     else:
         # A new trace: its id is the request's, its parent span the request's last half; sampled, as a request
         # without any traceparent would be by default.
