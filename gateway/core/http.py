@@ -106,6 +106,20 @@ _NEVER = frozenset({b"proxy"})
 #: Response headers that belong to the upstream's hop.
 RESPONSE_DROP: Final = HOP_BY_HOP | {b"transfer-encoding", b"content-length"}
 
+#: Fields that mean something before a body is read, and so nothing behind it (RFC 9110 §6.5.1): framing, routing,
+#: request modifiers, authentication, payload processing, and what a response is controlled by.
+NO_TRAILERS: Final = (
+    HOP_BY_HOP
+    | OWN
+    | CREDENTIALS
+    | frozenset({b"cookie", b"set-cookie", b"max-forwards", b"range", b"cache-control", b"pragma", b"age", b"date",
+                 b"expires", b"location", b"retry-after", b"vary", b"warning", b"www-authenticate", b"via",
+                 b"authentication-info", b"proxy-authentication-info", b"trailer", b"content-encoding",
+                 b"content-type", b"content-range", b"content-disposition", b"content-security-policy",
+                 b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range",
+                 b"origin", b"referer"})
+)  # fmt: skip
+
 _MEMO_LIMIT: Final = 4096
 
 #: Letters in lower case and digits; anything else as `-`.

@@ -41,9 +41,6 @@ _MAX_EMPTY_LINES = 4
 _RESET = struct.pack("ii", 1, 0)
 
 
-#: A 405 says what would do (RFC 9110 §15.5.6): every method but TRACE and CONNECT may pass, if its route allows it.
-_ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-
 #: The states; plain numbers for the same reason as in `exchange`.
 OPEN: Final = 0
 LINGERING: Final = 1
@@ -250,7 +247,7 @@ class Downstream:
         bodiless, accept = glance(begun)
         content_type, body = answers.render(answer, accept, request_id)
         if answer is answers.METHOD_NOT_ALLOWED:
-            headers = (*headers, _ALLOW)
+            headers = (*headers, messages.ALLOW)
         lines = (*headers, (b"Content-Type", content_type))
         head = messages.own_head(answer.status, lines, body, (), plane.date, True, 1)
         if bodiless:

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Final
 from gateway import pipeline
 from gateway.core import answers
 from gateway.core.answers import Answer
-from gateway.core.context import Context
+from gateway.core.context import Context, Tap
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
+from gateway.core.http import tokens
 from gateway.core.path import PathError, canonical
 from gateway.proxy import messages
-from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
-from gateway.proxy.http1 import CHUNKED, Refused, RequestHead, ResponseHead, hostname_of
+from gateway.proxy.framing import LAST_CHUNK, BodyReader, ChunkedReader, FramingError, chunk, reader
+from gateway.proxy.http1 import CHUNKED, Fields, Refused, RequestHead, ResponseHead, hostname_of
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
 from gateway.proxy.upstream import Upstream
 
@@ -68,7 +69,7 @@ class Exchange:
     __slots__ = ("arrived", "bodiless", "chunked_out", "close", "context", "continued", "deadline", "decision",
                  "downstream", "head", "hold", "interims", "peer", "pending", "plane", "reader", "reason", "received",
                  "replay", "request_head", "retries", "route", "sent", "sent_at", "sink", "snapshot", "state",
-                 "status", "upstream", "upstream_ns")  # fmt: skip
+                 "status", "trailers", "upstream", "upstream_ns")  # fmt: skip
 
     def __init__(self, downstream: Downstream, plane: Plane, head: RequestHead) -> None:
         self.downstream = downstream
@@ -90,6 +91,8 @@ class Exchange:
         self.reason = ""
         self.interims = 0
         self.continued = False
+        #: What stood behind the last chunk of the response, where there was anything.
+        self.trailers: Fields | None = None
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────
 
@@ -102,7 +105,7 @@ class Exchange:
         problem: Answer | None = None
         if target == b"*":
             # Asks about the server itself (RFC 9112 §3.2.4): no route is named by it.
-            problem = answers.NO_ROUTE if head.method == b"OPTIONS" else answers.BAD_REQUEST
+            problem = None if head.method == b"OPTIONS" else answers.BAD_REQUEST
         elif target[0] != 0x2F:
             try:
                 target, head.host = messages.absolute_form(target, head.host)
@@ -111,7 +114,7 @@ class Exchange:
                 problem = answers.BAD_REQUEST
         raw, _, query = target.partition(b"?")
         path = ""
-        if problem is None:
+        if problem is None and target != b"*":
             try:
                 path = canonical(raw, snapshot.paths)
             except PathError:
@@ -148,8 +151,13 @@ class Exchange:
             self.refuse(Deny(problem, close=problem is answers.BAD_REQUEST))
             return
         match = None
-        if method == "OPTIONS" and snapshot.preflights:
-            match = self._preflight(snapshot)
+        if method == "OPTIONS":
+            if target == b"*" or b"max-forwards" in index:
+                self._ask_us(target)
+                if self.state != DECIDING:
+                    return
+            if snapshot.preflights:
+                match = self._preflight(snapshot)
         if match is None:
             match = snapshot.match(method, context.host, path, index)
             if match is None:
@@ -164,6 +172,18 @@ class Exchange:
             self.forward()
         else:
             self._decided_late(decision)
+
+    def _ask_us(self, target: bytes) -> None:
+        """An OPTIONS that is about the gateway, or may become so: one hop less (RFC 9110 §7.6.2, §9.3.7)."""
+        context = self.context
+        hops = context.index.get(b"max-forwards", b"0")
+        if not hops.isdigit() or len(hops) > 9:
+            self.refuse(Deny(answers.BAD_REQUEST))
+        elif target == b"*" or not int(hops):
+            self.reply(Reply(204, headers=(messages.ALLOW,)))
+        else:
+            context.hidden += (b"max-forwards",)
+            context.upstream_lines.append(b"Max-Forwards: %d\r\n" % (int(hops) - 1))
 
     def _preflight(self, snapshot: Snapshot) -> tuple[Route, int, dict[str, str] | None] | None:
         """A CORS preflight is matched as the method that it asks about, on a route that answers it."""
@@ -380,6 +400,10 @@ class Exchange:
             # The length is not known: chunks for HTTP/1.1; for HTTP/1.0 the connection's end is the body's.
             self.chunked_out = head.version == 1
             self.close = self.close or not self.chunked_out
+            if self.chunked_out and b"te" in head.index and self._takes_trailers():
+                context.answer_lines += [
+                    response.lines[at] + b"\r\n" for at, lower in response.special if lower == b"trailer"
+                ]
         current = self.reader
         if current is not None and not current.done and last:
             # Answered before the body was read: what is left of it would be taken for the next request.
@@ -391,8 +415,10 @@ class Exchange:
             return
         self.state = RESPONDING
         self.status = response.status
+        if context.tap is not None:
+            self._show(context.tap, payload, last)
         if self.chunked_out:
-            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+            payload = chunk(payload) + (self._response_end() if last else b"")
         self.sent += len(payload)
         # Before the write: a client that is blocked by it stops the upstream's clock.
         self.deadline = 0 if last else monotonic_ns() + route.service.read_timeout
@@ -413,8 +439,11 @@ class Exchange:
 
     def respond_more(self, payload: bytes, last: bool, reusable: bool) -> None:
         """More of the response's body."""
+        tap = self.context.tap
+        if tap is not None:
+            self._show(tap, payload, last)
         if self.chunked_out:
-            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+            payload = chunk(payload) + (self._response_end() if last else b"")
         self.sent += len(payload)
         if payload:
             self.downstream.write(payload)
@@ -422,6 +451,32 @@ class Exchange:
             self._responded(reusable)
         elif self.deadline and self.route is not None:
             self.deadline = monotonic_ns() + self.route.service.read_timeout
+
+    def _show(self, tap: Tap, payload: bytes, last: bool) -> None:
+        """Show a piece of the body to the policy that wants to see it; one that breaks sees no more."""
+        if last:
+            self.context.tap = None
+        try:
+            tap.write(payload, last)
+        except pipeline.BROKEN:  # a policy is foreign code: the response goes on without it
+            _log.exception("a policy broke on the body of request %s", self.context.request_id)
+            self.context.tap = None
+
+    def _response_end(self) -> bytes:
+        """The last chunk for the client, with the trailers that it said it takes."""
+        if self.trailers is None or not self._takes_trailers():
+            return LAST_CHUNK
+        return messages.response_end(self.trailers, self.context)
+
+    def _takes_trailers(self) -> bool:
+        return b"trailers" in tokens(self.head.index.get(b"te", b""))
+
+    def request_end(self) -> bytes:
+        """The last chunk for the upstream, with the trailers that may go on."""
+        current = self.reader
+        if not isinstance(current, ChunkedReader) or not current.trailers:
+            return LAST_CHUNK
+        return messages.request_end(current.trailers, self.head, self.context)
 
     def download_blocked(self) -> None:
         """The client takes no more for now; its own deadline counts, not the upstream's."""
@@ -567,9 +622,18 @@ class Exchange:
         self.state = DONE
         self.deadline = 0
 
+    def _untap(self, tap: Tap) -> None:
+        self.context.tap = None
+        try:
+            tap.abort()
+        except pipeline.BROKEN:  # as in `_show`
+            _log.exception("a policy broke on the body of request %s", self.context.request_id)
+
     def _finish(self, now: int) -> None:
         """Record the exchange, once: hooks, metrics, access line."""
         context, route = self.context, self.route
+        if context.tap is not None:
+            self._untap(context.tap)
         seconds = (now - self.arrived) * 1e-9
         upstream_seconds = self.upstream_ns * 1e-9 if self.upstream_ns >= 0 else None
         if route is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
-from gateway.core.http import CREDENTIALS, RESPONSE_DROP, Kind, fold
-from gateway.proxy.http1 import CHUNKED, RequestHead, ResponseHead
+from gateway.core.http import CREDENTIALS, NO_TRAILERS, RESPONSE_DROP, Kind, classify, fold, tokens
+from gateway.proxy.http1 import CHUNKED, Fields, RequestHead, ResponseHead
 from gateway.proxy.lines import watch
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _CREDENTIAL: Final = int(Kind.CREDENTIAL)
 _TRUSTED: Final = int(Kind.TRUSTED)
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+#: A 405 says what would do (RFC 9110 §15.5.6): every method but TRACE and CONNECT may pass, if its route allows it.
+ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 #: Members of Connection that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 
@@ -184,12 +186,43 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     framing = head.framing
     if framing == CHUNKED:
         out.append(b"Transfer-Encoding: chunked\r\n")
+        if b"trailer" in head.index:
+            names = [name for name in tokens(head.index[b"trailer"]) if _may_trail(name, head, context)]
+            if names:
+                out += (b"Trailer: ", b", ".join(names), b"\r\n")
     elif framing or b"content-length" in head.index:
         out.append(b"Content-Length: %d\r\n" % framing)
     if head.expects:
         out.append(b"Expect: 100-continue\r\n")
+    if b"te" in head.index and head.version and b"trailers" in tokens(head.index[b"te"]):
+        out.append(b"TE: trailers\r\nConnection: TE\r\n")
     out.append(b"\r\n")
     return b"".join(out)
+
+
+def _may_trail(name: bytes, head: RequestHead, context: Context) -> bool:
+    """May a trailer of this name go on?  None that would not pass as a header does, or that a policy hides, and none
+    that must not stand behind a body (RFC 9110 §6.5.1)."""
+    folded = fold(name)
+    return (
+        classify(name) == Kind.FORWARD
+        and folded not in NO_TRAILERS
+        and folded not in [fold(hidden) for hidden in context.hidden]
+        and name.lower() not in head.options
+    )
+
+
+def request_end(trailers: Fields, head: RequestHead, context: Context) -> bytes:
+    """The last chunk of a request, with those trailers that may go on."""
+    out = [b"%b: %b\r\n" % (name, value) for name, value in trailers if _may_trail(name, head, context)]
+    return b"0\r\n" + b"".join(out) + b"\r\n"
+
+
+def response_end(trailers: Fields, context: Context) -> bytes:
+    """The last chunk of a response with those trailers that may go on."""
+    drop = NO_TRAILERS.union(RESPONSE_DROP, *context.replaced)
+    out = [b"%b: %b\r\n" % (name, value) for name, value in trailers if name.lower() not in drop]
+    return b"0\r\n" + b"".join(out) + b"\r\n"
 
 
 def _forwarded(head: RequestHead, hidden: tuple[bytes, ...], trusted: bool) -> list[bytes]:

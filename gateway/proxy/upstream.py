@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
-from gateway.proxy.framing import LAST_CHUNK, BodyReader, FramingError, chunk, reader
+from gateway.proxy.framing import BodyReader, ChunkedReader, FramingError, chunk, reader
 from gateway.proxy.http1 import END, NO_BODY, BadResponse, parse_response
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Upstream:
         self.answered = False
         self._chunked = chunked
         if chunked:
-            head += chunk(body) + (LAST_CHUNK if last else b"")
+            head += chunk(body) + (exchange.request_end() if last else b"")
         elif body:
             head += body
         self._write(head)
@@ -79,7 +79,9 @@ class Upstream:
     def write(self, payload: bytes, last: bool) -> None:
         """More of the request's body (the `Sink` of `sinks`); the exchange pauses its source as we fill up."""
         if self._chunked:
-            payload = chunk(payload) + (LAST_CHUNK if last else b"")
+            payload = chunk(payload)
+            if last and self.exchange is not None:
+                payload += self.exchange.request_end()
         if payload:
             self._write(payload)
 
@@ -158,6 +160,7 @@ class Upstream:
             exchange.upstream_failed(str(error))
             return
         if current.done:
+            self._trailers(exchange, current)
             exchange.respond(response, payload, True, response.keep_alive and not rest)
             return
         self._reader = current
@@ -172,9 +175,15 @@ class Upstream:
             return
         if current.done:
             self._reader = None
+            self._trailers(exchange, current)
             exchange.respond_more(payload, True, self._persists and not rest)
         elif payload:
             exchange.respond_more(payload, False, True)
+
+    @staticmethod
+    def _trailers(exchange: Exchange, body: BodyReader) -> None:
+        if isinstance(body, ChunkedReader) and body.trailers:
+            exchange.trailers = body.trailers
 
     def eof_received(self) -> bool:
         self._ended("the upstream closed its connection")

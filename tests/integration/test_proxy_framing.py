@@ -110,12 +110,62 @@ async def test_an_empty_until_close_body() -> None:
         assert (await gateway.get()).body == b""
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_trailers_are_dropped(version: str) -> None:
-    answer = head(200, "Transfer-Encoding: chunked", "Trailer: X-Sum") + chunk(b"body") + b"0\r\nX-Sum: 1\r\n\r\n"
-    async with proxied(says(answer)) as (_, gateway), await gateway.connect() as client:
-        response = await client.request(get("/", version=version))
-        assert (response.body, "trailer" in response.headers) == (b"body", False)
+@pytest.mark.parametrize(
+    ("asked", "came"),
+    [
+        (get(), None),
+        (get("/", "TE: deflate"), None),
+        (get("/", "TE: trailers", version="1.0"), None),
+        (get("/", "TE: trailers"), b"X-Sum: 1\r\n"),
+        (get("/", "Connection: TE", "TE: deflate;q=0.5, Trailers"), b"X-Sum: 1\r\n"),
+    ],
+)
+async def test_a_response_s_trailers_reach_who_takes_them(asked: bytes, came: bytes | None) -> None:
+    section = b"X-Sum: 1\r\nContent-Length: 9\r\nSet-Cookie: a=b\r\n"
+    answer = head(200, "Transfer-Encoding: chunked", "Trailer: X-Sum") + chunk(b"body") + b"0\r\n" + section + b"\r\n"
+    async with proxied(says(answer)) as (upstream, gateway), await gateway.connect() as client:
+        client.send(asked)
+        begun = await client.head()
+        assert begun.headers.get("trailer") == (None if came is None else "X-Sum")
+        whole = b"4\r\nbody\r\n0\r\n" + (came or b"") + b"\r\n"
+        if begun.headers.get("transfer-encoding") == "chunked":
+            assert await client.reader.readexactly(len(whole)) == whole
+        else:
+            assert await client.rest() == b"body"
+        (seen,) = upstream.requests
+        wanted = b"trailers" in asked.lower() and b"HTTP/1.1" in asked
+        assert (seen.header("TE"), seen.header("Connection")) == (("trailers", "TE") if wanted else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("sent", "forwarded"),
+    [
+        (b"X-Sum: 1", b"X-Sum: 1"),
+        (b"X-Consumer-ID: forged", b""),
+        (b"x_consumer_id: forged", b""),
+        (b"X-Forwarded-For: 1.2.3.4", b""),
+        (b"X-HTTP-Method-Override: DELETE", b""),
+        (b"Authorization: Bearer x", b""),
+        (b"Content-Length: 5", b""),
+        (b"Content_Length: 5", b""),
+        (b"Transfer-Encoding: chunked", b""),
+        (b"Host: elsewhere", b""),
+        (b"Cookie: a=b", b""),
+        (b"Content-Type: text/html", b""),
+        (b"X-Nominated: 1", b""),
+        (b"X-Request-ID: 1", b""),
+    ],
+)
+async def test_a_request_s_trailers_pass_as_headers_would(sent: bytes, forwarded: bytes) -> None:
+    name = sent.partition(b":")[0].decode()
+    begin = request("POST", "/", "Transfer-Encoding: chunked", f"Trailer: {name}", "Connection: X-Nominated")
+    async with proxied(ok) as (upstream, gateway), await gateway.connect() as client:
+        assert (await client.request(begin + chunked(b"a", end=b"0\r\n" + sent + b"\r\n\r\n"))).status == 200
+        (seen,) = upstream.requests
+        expected = b"1\r\na\r\n0\r\n" + (forwarded + b"\r\n" if forwarded else b"") + b"\r\n"
+        await eventually(lambda: bytes(seen.body).endswith(b"\r\n\r\n"))
+        assert bytes(seen.body) == expected
+        assert seen.header("Trailer") == (name.lower() if forwarded else None)
 
 
 async def test_server_sent_events_flow_as_they_come() -> None:

@@ -162,10 +162,24 @@ async def test_an_absolute_target_overrides_the_host() -> None:
         assert (await client.request(get("/"))).status == 404
 
 
-async def test_options_asterisk_is_no_path() -> None:
+@pytest.mark.parametrize(
+    ("asked", "status", "forwarded"),
+    [
+        (request("OPTIONS", "*"), 204, None),
+        (request("OPTIONS", "*", "Max-Forwards: 5"), 204, None),
+        (request("OPTIONS", "/a", "Max-Forwards: 0"), 204, None),
+        (request("OPTIONS", "/a", "Max-Forwards: 3"), 200, "2"),
+        (request("OPTIONS", "/a", "Max-Forwards: -1"), 400, None),
+        (request("OPTIONS", "/a", "Max-Forwards: 1", "Max-Forwards: 2"), 400, None),
+        (request("GET", "/a", "Max-Forwards: 0"), 200, "0"),  # it counts for TRACE and OPTIONS alone
+    ],
+)
+async def test_options_that_are_ours_to_answer(asked: bytes, status: int, forwarded: str | None) -> None:
     async with proxied(ok) as (upstream, gateway), await gateway.connect() as client:
-        assert (await client.request(request("OPTIONS", "*"))).status == 404
-        assert not upstream.requests
+        response = await client.request(asked)
+        assert response.status == status
+        assert ("allow" in response.headers) == (status == 204)
+        assert [seen.header("Max-Forwards") for seen in upstream.requests] == ([forwarded] if forwarded else [])
 
 
 async def test_two_authorization_headers() -> None:
