@@ -2,7 +2,7 @@
 
 A request that needs no I/O is decided in one call of `run`, in plain calls.  When a policy answers with a
 `Pending`, so does `run`; when that is delivered, what has already passed is rechecked (it may have been
-revoked meanwhile) and the loop goes on at the next policy.  An exception out of a policy is logged and
+revoked meanwhile) and the loop goes on at the next policy.  What lasts (a WebSocket, a stream) is rechecked as well.  An exception out of a policy is logged and
 becomes a 500: a fault never lets a request through.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.answers import INTERNAL_ERROR
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
@@ -62,24 +62,75 @@ def _go_on(context: Context, route: Route, at: int, decision: Answered) -> Decis
         decision = checks[at](context)
 
 
+def recheck(context: Context, route: Route, passed: int = -1) -> Decision | Pending[Decision]:
+    """Judge again, after time has gone by, by the first `passed` policies of the route (-1: by all of them).
+
+    Returns `ALLOW`, what ends the request (`context.decided_by` names whose), or a `Pending` of one of these.
+    Raises whatever a policy breaks with.
+    """
+    return _again(context, route, 0, len(route.policies) if passed < 0 else passed)
+
+
+def _again(context: Context, route: Route, at: int, passed: int) -> Decision | Pending[Decision]:
+    while at < passed:
+        policy = route.policies[at]
+        at += 1
+        again = policy.recheck(context)
+        if again is ALLOW:
+            continue
+        if isinstance(again, Pending):
+            name, following = policy.name, at
+
+            def judged(decision: Any) -> Decision | Pending[Decision]:
+                if _ends(context, name, decision):
+                    return cast(Decision, decision)
+                return _again(context, route, following, passed)
+
+            return _chain(context, route, again, judged)
+        if _ends(context, policy.name, again):
+            return again
+    return ALLOW
+
+
+def _ends(context: Context, name: str, decision: Any) -> bool:
+    """Does this, what the policy `name` answered to a recheck, end the request?"""
+    if isinstance(decision, (Deny, Reply)):
+        context.decided_by = name
+        return True
+    if not isinstance(decision, Decision):
+        raise TypeError(f"{name}: a recheck answers a decision, or a Pending of one")
+    return False
+
+
 def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> Pending[Decision]:
+    """Go on once policy number `at` has delivered what it answers, and what had passed before has passed again."""
+
+    def delivered(decision: Any) -> Decision | Pending[Decision]:
+        def judged(again: Any) -> Decision | Pending[Decision]:
+            return _go_on(context, route, at, decision) if again is ALLOW else cast(Decision, again)
+
+        again = recheck(context, route, at)
+        return _chain(context, route, again, judged) if isinstance(again, Pending) else judged(again)
+
+    return _chain(context, route, inner, delivered)
+
+
+def _chain(
+    context: Context,
+    route: Route,
+    inner: Pending[Decision],
+    then: Callable[[Any], Decision | Pending[Decision]],
+) -> Pending[Decision]:
+    """What `then` makes of what `inner` delivers; a fault on the way is a refusal."""
     waiting: list[Pending[Decision]] = [inner]
     outer: Pending[Decision] = Pending(on_cancel=lambda: waiting[0].cancel())  # noqa: PLW0108 - whichever waits then
 
     def failed(error: BaseException) -> None:
         outer.resolve(_fault(context, route, error))
 
-    def resumed(decision: Any) -> None:  # what a policy delivers is judged in `_go_on`, where a fault is caught
+    def resumed(decision: Any) -> None:  # what a policy delivers is judged in `then`, where a fault is caught
         try:
-            for earlier, policy in enumerate(route.policies[:at]):
-                again = policy.recheck(context)
-                if isinstance(again, (Deny, Reply)):
-                    context.decided_by = route.policies[earlier].name
-                    outer.resolve(again)
-                    return
-                if not isinstance(again, Decision):
-                    raise TypeError(f"{route.policies[earlier].name}: a recheck answers a decision, in a plain call")
-            result = _go_on(context, route, at, decision)
+            result = then(decision)
         except BROKEN as error:  # as in `run`
             failed(error)
             return

@@ -62,3 +62,7 @@ class Acl(Policy):
             "groups": sorted(identity.groups) if identity is not None else None,
         }
         return Deny(ACL_DENIED, facts=facts)
+
+    def recheck(self, context: Context) -> Decision:
+        """The groups may have changed meanwhile."""
+        return self.check(context)

@@ -28,7 +28,7 @@ class Scripted(Policy):
     name: ClassVar[str] = "scripted"
     phase = 1
 
-    def __init__(self, label: str, answer: Callable[[], Answer], again: Callable[[], Decision] = lambda: ALLOW) -> None:
+    def __init__(self, label: str, answer: Callable[[], Answer], again: Callable[[], Answer] = lambda: ALLOW) -> None:
         self.name = label  # type: ignore[misc]  # one class plays several policies
         self._answer = answer
         self._again = again
@@ -38,9 +38,9 @@ class Scripted(Policy):
         self.asked.append("check")
         return self._answer()
 
-    def recheck(self, context: Context) -> Decision:
+    def recheck(self, context: Context) -> Decision | Pending[Decision]:
         self.asked.append("recheck")
-        return self._again()
+        return cast(Decision, self._again())
 
 
 def route_of(*policies: Policy) -> Route:
@@ -49,7 +49,7 @@ def route_of(*policies: Policy) -> Route:
     return Route("r", service, policies, checks, cast(Stats, None))
 
 
-def allowing(label: str, again: Callable[[], Decision] = lambda: ALLOW) -> Scripted:
+def allowing(label: str, again: Callable[[], Answer] = lambda: ALLOW) -> Scripted:
     return Scripted(label, lambda: ALLOW, again)
 
 
@@ -238,7 +238,34 @@ def test_a_fault_after_a_wait_is_a_500(where: str, caplog: pytest.LogCaptureFixt
     assert "a policy's own defect" in caplog.text
 
 
-@pytest.mark.parametrize("nonsense", [None, True, Pending()], ids=repr)
+@pytest.mark.parametrize("verdict", [ALLOW, DENY])
+def test_a_recheck_may_have_to_wait(verdict: Decision) -> None:
+    slow: Pending[Decision] = Pending()
+    again: Pending[Decision] = Pending()
+    first, second, last = allowing("auth", lambda: again), allowing("acl"), allowing("last")
+    context = make_context()
+    outcome = Outcome(pipeline.run(context, route_of(first, second, Scripted("slow", lambda: slow), last)))
+    slow.resolve(ALLOW)
+    assert (outcome.decision, second.asked, last.asked) == (None, ["check"], [])
+    again.resolve(verdict)
+    assert outcome.decision is verdict
+    assert (second.asked[1:], last.asked) == ((["recheck"], ["check"]) if verdict is ALLOW else ([], []))
+    assert context.decided_by == ("" if verdict is ALLOW else "auth")
+
+
+def test_a_recheck_that_waits_is_cancelled() -> None:
+    told: list[str] = []
+    slow: Pending[Decision] = Pending(lambda: told.append("slow"))
+    again: Pending[Decision] = Pending(lambda: told.append("again"))
+    outcome = Outcome(
+        pipeline.run(make_context(), route_of(allowing("auth", lambda: again), Scripted("slow", lambda: slow)))
+    )
+    slow.resolve(ALLOW)
+    outcome.pending.cancel()
+    assert told == ["again"]
+
+
+@pytest.mark.parametrize("nonsense", [None, True], ids=repr)
 def test_a_recheck_that_answers_nonsense_lets_nothing_through(nonsense: Any) -> None:
     pending: Pending[Decision] = Pending()
     outcome = Outcome(

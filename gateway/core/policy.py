@@ -20,12 +20,13 @@ in a plain call (law 2), or a `Pending` of one when it must go and ask.  A polic
 answered 500, never let through.
 
 **Asked again.**  After somebody had to wait, the pipeline calls `recheck(context)` of the policies that
-have already passed: what they relied on may have been revoked meanwhile.  Most have nothing to say.
+have already passed: what they relied on may have been revoked meanwhile.  While a WebSocket or a long response
+lasts, it is asked a few times a second.  Most have nothing to say; it may not count anything twice.
 
 **Told.**  `on_response_head(context, status, fields)` may look at (never change) an upstream's response
 head before it is relayed and add to `context.answer_lines`; who wants to see the body, too, sets `context.tap`
-there.  `on_end(context, status)` is called once when
-the exchange is over.  Define them only where they are needed: the hot path calls only those that exist.
+there.  `on_end(context, status)` is called once when the exchange is over.  Define them only where they are needed:
+the hot path calls only those that exist.
 
 **Forgotten.**  A reload makes new instances; what must outlive one (counts, caches) lives behind the
 ports in `Environment`.
@@ -115,6 +116,6 @@ class Policy(ABC):
     def check(self, context: Context) -> Decision | Pending[Decision] | Awaitable[Decision]:
         """Judge one request.  Takes its context, returns `ALLOW`, a `Deny`, a `Reply`, or a `Pending` of one."""
 
-    def recheck(self, context: Context) -> Decision:
-        """Judge again, in a plain call, after the request waited for somebody else."""
+    def recheck(self, context: Context) -> Decision | Pending[Decision]:
+        """Judge again, after time has gone by: `ALLOW`, a `Deny`, or a `Pending` of one."""
         return ALLOW

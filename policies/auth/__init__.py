@@ -113,7 +113,7 @@ class Auth(Policy):
         """Establish `context.identity`, or refuse."""
         return ALLOW if self._establish is None else self._establish.check(context)
 
-    def recheck(self, context: Context) -> Decision:
+    def recheck(self, context: Context) -> Decision | Pending[Decision]:
         """Judge again after a wait: what was verified may have been revoked meanwhile."""
         return ALLOW if self._establish is None else self._establish.recheck(context)
 

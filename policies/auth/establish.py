@@ -11,7 +11,6 @@ from gateway.core.answers import (
     BAD_REQUEST,
     MALFORMED_TOKEN,
     MISSING_CREDENTIAL,
-    OVERLOADED,
     READ_ONLY_KEY,
     WRONG_SCHEME,
     Answer,
@@ -73,7 +72,7 @@ class Establish:
             return self._later(outcome, token, carried, context)
         return self._refuse(outcome)
 
-    def recheck(self, context: Context) -> Decision:
+    def recheck(self, context: Context) -> Decision | Pending[Decision]:
         """Judge again after a wait: what was verified may have been revoked meanwhile."""
         identity = context.identity
         if identity is None or self._port.still_valid(identity, context.now):
@@ -85,10 +84,18 @@ class Establish:
         if isinstance(outcome, Identity):
             context.identity = outcome
             return self._permit(outcome, context)
-        if isinstance(outcome, Pending):
-            # The change is being read from the store; who comes back in a moment gets the true answer.
-            outcome.cancel()
-            return Deny(OVERLOADED, headers=((b"Retry-After", b"1"),))
+        if isinstance(outcome, Pending):  # the change is being read from the store
+            decision: Pending[Decision] = Pending(on_cancel=outcome.cancel)
+
+            def settle(answer: Identity | Deny) -> None:
+                if isinstance(answer, Identity):
+                    context.identity = answer
+                    decision.resolve(self._permit(answer, context))
+                else:
+                    decision.resolve(self._refuse(answer))
+
+            outcome.then(settle, decision.fail)
+            return decision
         return self._refuse(outcome)
 
     def _accept(self, identity: Identity, token: bytes, carried: tuple[bytes, ...], context: Context) -> Decision:

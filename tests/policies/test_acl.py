@@ -40,7 +40,10 @@ GUEST = make_identity("guest", anonymous=True)
     ],
 )
 def test_groups_decide(config: dict[str, Any], identity: Identity | None, admitted: bool) -> None:
-    decision = decide(make_policy(Acl, config), make_context(identity=identity))
+    policy, context = make_policy(Acl, config), make_context(identity=identity)
+    decision = decide(policy, context)
+    again = policy.recheck(context)
+    assert type(again) is type(decision)
     if admitted:
         assert decision is ALLOW
     else:
