@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from gateway.config.loader import Loaded
 from gateway.config.model import Config
 from gateway.config.policies import effective
+from gateway.config.services import Health as HealthConfig
 from gateway.config.services import Route as RouteConfig
 from gateway.config.services import Service as ServiceConfig
 from gateway.core.errors import ConfigError
@@ -20,7 +21,20 @@ from gateway.proxy.http1 import Limits
 from gateway.proxy.lines import keep_secret
 from gateway.registry import policies as installed_policies
 from gateway.routing.router import RouteError, Router, RouteSpec
-from gateway.snapshot import SECOND, Origin, Route, Service, Snapshot, Stats, Timeouts
+from gateway.snapshot import (
+    SECOND,
+    UNWATCHED,
+    ActiveHealth,
+    Health,
+    Origin,
+    PassiveHealth,
+    Route,
+    Service,
+    Snapshot,
+    Stats,
+    Target,
+    Timeouts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,12 +110,40 @@ def _service(config: ServiceConfig) -> Service:
         name=config.name,
         origin=origin,
         host_header=host,
+        targets=tuple(_target(url, weight) for url, weight in config.upstreams),
+        balance=config.balance,
+        health=_health(config.health) if config.health is not None else UNWATCHED,
         base_path=base_path,
         connect_timeout=_ns(config.connect_timeout),
         read_timeout=_ns(config.read_timeout),
         write_timeout=_ns(config.write_timeout),
         retries=config.retries,
         address=str(origin),
+    )
+
+
+def _target(url: str, weight: int) -> Target:
+    origin, host, _ = _upstream(url)
+    return Target(url, origin, host, weight)
+
+
+def _health(config: HealthConfig) -> Health:
+    active, passive = config.active, config.passive
+    return Health(
+        active=None
+        if active is None
+        else ActiveHealth(
+            active.path.encode("ascii"),
+            _ns(active.interval),
+            _ns(active.timeout),
+            active.healthy,
+            active.unhealthy,
+            frozenset(active.expect),
+        ),
+        passive=None
+        if passive is None
+        else PassiveHealth(passive.failures, _ns(passive.cooldown), frozenset(passive.statuses)),
+        slow_start=_ns(config.slow_start),
     )
 
 

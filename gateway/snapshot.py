@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.core.decision import Decision, Pending
 from gateway.core.path import DEFAULT, PathRules
@@ -44,9 +44,57 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Target:
+    """One of a service's upstreams: `name` is its URL as written, `host_header` what it is called, `weight` its
+    share of the requests.  The origin's host may be a name, which stands for all its addresses."""
+
+    name: str
+    origin: Origin
+    host_header: bytes
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class ActiveHealth:
+    """Probes: a GET of `path` every `interval`, answered within `timeout` (nanoseconds) by one of the statuses
+    `expect` (empty: 200 to 399); so many in a row bring a target back, or put it out."""
+
+    path: bytes
+    interval: int
+    timeout: int
+    healthy: int
+    unhealthy: int
+    expect: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class PassiveHealth:
+    """The circuit breaker: so many `failures` in a row (`statuses` among them) open it for `cooldown` nanoseconds."""
+
+    failures: int
+    cooldown: int
+    statuses: frozenset[int] = frozenset({502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a service's targets are watched; over `slow_start` nanoseconds one that comes (back) gets its full share."""
+
+    active: ActiveHealth | None = None
+    passive: PassiveHealth | None = None
+    slow_start: int = 0
+
+
+UNWATCHED: Final = Health()
+
+
+@dataclass(frozen=True)
 class Service:
-    """An upstream: `address` is its origin as text, by which connections are pooled; `host_header` is what it is
-    called, `base_path` what its URL's path puts before ours; timeouts in nanoseconds."""
+    """An upstream: `targets` are where it listens, and `balance` how requests are shared among them; `base_path` is
+    what the path of its URLs puts before ours; timeouts in nanoseconds.
+
+    `origin`, `host_header` and `address` (the origin as text) are the first target's.
+    """
 
     name: str
     origin: Origin
@@ -57,6 +105,9 @@ class Service:
     write_timeout: int = 60 * SECOND
     retries: int = 1
     address: str = ""
+    targets: tuple[Target, ...] = ()
+    balance: str = "round-robin"
+    health: Health = UNWATCHED
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,18 @@ def _check_url(value: str) -> str:
     return value
 
 
+def _check_probe(value: str) -> str:
+    if re.fullmatch(r"/[\x21\x22\x24-\x7e]*", value) is None:
+        raise ValueError("must be a path such as /health: it begins with / and holds neither spaces nor #")
+    return value
+
+
+def _kind(url: str) -> tuple[bool, str]:
+    """What all targets of a service have in common: whether they are reached by TLS, and their URLs' path."""
+    parts = urlsplit(url)
+    return parts.scheme == "https", "/" if parts.scheme == "unix" else parts.path or "/"
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -200,6 +212,9 @@ UpstreamUrl = Annotated[
 ]
 """An upstream's URL: `http`, `https` or `unix`, without user, query and fragment."""
 
+Status = Annotated[int, Field(ge=100, le=599)]
+"""An HTTP status."""
+
 HeaderValues = Annotated[
     tuple[str, ...],
     BeforeValidator(_one_or_many, json_schema_input_type=str | tuple[str, ...]),
@@ -232,32 +247,48 @@ class Route(Settings):
 class Target(Settings):
     """One of several upstreams of a service."""
 
-    url: UpstreamUrl = Field(description="Where it listens.")
-    weight: int = Field(default=1, ge=1, le=65535, description="Its share of the requests.")
+    url: UpstreamUrl = Field(
+        description="Where it listens. A name stands for all its addresses, which share the target's weight; it is "
+        "resolved again whenever the answer's lifetime ends."
+    )
+    weight: int = Field(default=1, ge=1, le=65535, description="Its share of the requests, beside the others'.")
 
 
 class ActiveHealth(Settings):
-    """Asking targets whether they are well."""
+    """Asking targets whether they are well: a `GET` on a connection of its own, one at a time for each address."""
 
-    path: str = Field(default="/health", pattern="^/", description="What is asked; an answer below 400 is well.")
-    interval: Duration = Field(default=5.0, description="How often.")
-    timeout: Duration = Field(default=1.0, description="How long an answer may take.")
+    path: Annotated[str, AfterValidator(_check_probe)] = Field(
+        default="/health",
+        description="What is asked, as it stands: the path of the service's URL is not put before it.",
+    )
+    interval: Patience = Field(default=5.0, description="How often; the first time at a random moment within it.")
+    timeout: Patience = Field(default=1.0, description="How long connecting and the answer may take together.")
     healthy: int = Field(default=2, ge=1, description="Good answers in a row until a target is used again.")
     unhealthy: int = Field(default=3, ge=1, description="Bad answers in a row until a target is left out.")
+    expect: tuple[Status, ...] = Field(default=(), description="Statuses that are well; empty: any from 200 to 399.")
 
 
 class PassiveHealth(Settings):
-    """Watching what targets answer."""
+    """Watching what targets answer: a circuit breaker for each address.
+
+    A connection that cannot be made or breaks, a timeout, a malformed response and the `statuses` are failures. After
+    the cooldown one request at a time is let through; when one succeeds the target is used again.
+    """
 
     failures: int = Field(default=5, ge=1, description="Failures in a row until a target is left out.")
-    cooldown: Duration = Field(default=10.0, description="How long it is left out.")
+    cooldown: Patience = Field(default=10.0, description="How long it is left out.")
+    statuses: tuple[Status, ...] = Field(default=(502, 503, 504), description="Statuses that are failures.")
 
 
 class Health(Settings):
-    """How a service's targets are watched."""
+    """How a service's targets are watched. While all of them are left out, requests are answered 503 at once."""
 
     active: ActiveHealth | None = Field(default=None, description="Ask them.")
     passive: PassiveHealth | None = Field(default=None, description="Watch their answers.")
+    slow_start: Duration = Field(
+        default=0.0,
+        description="How long a target that is new, or used again, takes to get its full share, beginning at a tenth.",
+    )
 
 
 class Service(Settings):
@@ -267,7 +298,10 @@ class Service(Settings):
     url: UpstreamUrl | None = Field(default=None, description="Where it listens. Either this or `targets`.")
     targets: tuple[Target, ...] = Field(default=(), description="Where it listens, when there are several.")
     balance: Literal["round-robin", "least-connections", "consumer-hash"] = Field(
-        default="round-robin", description="How requests are shared among targets."
+        default="round-robin",
+        description="How requests are shared among targets: in turn, to the one with the fewest requests for its "
+        "weight, or by who asks, the same consumer (else credential, else client address) to the same target as long "
+        "as that has no more than 1.25 times its share of the requests in flight.",
     )
     connect_timeout: Patience = Field(default=5.0, description="How long connecting may take.")
     read_timeout: Patience = Field(default=60.0, description="How long the upstream may be silent.")
@@ -285,12 +319,27 @@ class Service(Settings):
     def _one_address(self) -> Service:
         if (self.url is None) == (not self.targets):
             raise ValueError("must have either url or targets")
+        urls = [url for url, _ in self.upstreams]
+        for url in urls[1:]:
+            if urls.count(url) > 1:
+                raise ValueError(f"names the target {url} twice; give it a weight instead")
+            if _kind(url)[0] != _kind(urls[0])[0]:
+                raise ValueError("must have targets that are all https, or none of them")
+            if _kind(url)[1] != _kind(urls[0])[1]:
+                raise ValueError(f"must have targets of one path: {urls[0]} and {url} differ")
         return self
 
     @property
     def address(self) -> str:
-        """The upstream's URL, where there is one only."""
-        return self.url if self.url is not None else self.targets[0].url
+        """The upstream's URL, the first where there are several."""
+        return self.upstreams[0][0]
+
+    @property
+    def upstreams(self) -> tuple[tuple[str, int], ...]:
+        """`(URL, weight)` of every target."""
+        if self.url is not None:
+            return ((self.url, 1),)
+        return tuple((target.url, target.weight) for target in self.targets)
 
 
 _REQUEST = re.compile(r"(?P<method>[A-Z][A-Z0-9_\-]{0,31}) (?P<target>(?:/|https?://)[\x21-\x7e]*)")

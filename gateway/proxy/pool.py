@@ -7,6 +7,7 @@ delivered through a `Pending`.  Foreign exceptions are translated here: a failur
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.core.decision import Pending
@@ -29,15 +30,22 @@ class ConnectError(PosternError):
 class Pool:
     """The connections to one origin."""
 
-    __slots__ = ("_closed", "_loop", "connections", "idle", "origin")
+    __slots__ = ("_closed", "_loop", "connections", "idle", "opening", "origin")
 
     def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
         self.idle: list[Upstream] = []
         #: Every open connection, idle or not.
         self.connections: set[Upstream] = set()
+        #: How many are being opened.
+        self.opening = 0
         self._loop = loop
         self._closed = False
+
+    @property
+    def busy(self) -> int:
+        """How many connections carry a request, or are being opened for one."""
+        return len(self.connections) - len(self.idle) + self.opening
 
     def take(self) -> Upstream | None:
         """An idle connection that seems alive, the one used last first; None where there is none."""
@@ -52,6 +60,7 @@ class Pool:
     def connect(self) -> Pending[Upstream]:
         """Open a new connection; fails with `ConnectError`.  Cancelling gives the attempt up."""
         task = self._loop.create_task(self._open())
+        self.opening += 1
 
         def give_up() -> None:
             task.cancel()
@@ -59,6 +68,7 @@ class Pool:
         pending: Pending[Upstream] = Pending(on_cancel=give_up)
 
         def opened(finished: asyncio.Task[Upstream]) -> None:
+            self.opening -= 1
             if finished.cancelled():
                 return
             error = finished.exception()
@@ -83,16 +93,19 @@ class Pool:
         return pending
 
     async def _open(self) -> Upstream:
+        transport, protocol = await self.dial(self._protocol)
+        transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        return cast(Upstream, protocol)
+
+    async def dial(self, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        """A connection to the origin that is not the pool's; raises `ConnectError`."""
         origin = self.origin
         try:
             if origin.path:
-                transport, protocol = await self._loop.create_unix_connection(self._protocol, origin.path)
-            else:
-                transport, protocol = await self._loop.create_connection(self._protocol, origin.host, origin.port)
+                return await self._loop.create_unix_connection(protocol, origin.path)
+            return await self._loop.create_connection(protocol, origin.host, origin.port)
         except (OSError, UnicodeError) as error:
             raise ConnectError(f"{origin}: {error}") from error
-        transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-        return cast(Upstream, protocol)
 
     def _protocol(self) -> asyncio.Protocol:
         # An asyncio.Protocol in all but name: a compiled class has no base that is not.
