@@ -1,9 +1,9 @@
 """The only loop over policies (laws 2 and 3).
 
-A request that needs no I/O is decided in one call of `run`, in plain calls.  When a policy answers with a
-`Pending`, so does `run`; when that is delivered, what has already passed is rechecked (it may have been
-revoked meanwhile) and the loop goes on at the next policy.  What lasts (a WebSocket, a stream) is rechecked as well.  An exception out of a policy is logged and
-becomes a 500: a fault never lets a request through.
+A request that needs no I/O is decided in one call of `run`, in plain calls.  When a policy answers with a `Pending`,
+so does `run`; when that is delivered, what has already passed is rechecked (it may have been revoked meanwhile) and
+the loop goes on at the next policy.  What lasts (a WebSocket, a stream) is rechecked, too.  An exception out of a
+policy is logged and becomes a 500: a fault never lets a request through.
 """
 
 from __future__ import annotations
@@ -79,17 +79,21 @@ def _again(context: Context, route: Route, at: int, passed: int) -> Decision | P
         if again is ALLOW:
             continue
         if isinstance(again, Pending):
-            name, following = policy.name, at
-
-            def judged(decision: Any) -> Decision | Pending[Decision]:
-                if _ends(context, name, decision):
-                    return cast(Decision, decision)
-                return _again(context, route, following, passed)
-
-            return _chain(context, route, again, judged)
+            return _again_later(context, route, at, passed, again)
         if _ends(context, policy.name, again):
             return again
     return ALLOW
+
+
+def _again_later(
+    context: Context, route: Route, following: int, passed: int, again: Pending[Decision]
+) -> Pending[Decision]:
+    def judged(decision: Any) -> Decision | Pending[Decision]:
+        if _ends(context, route.policies[following - 1].name, decision):
+            return cast(Decision, decision)
+        return _again(context, route, following, passed)
+
+    return _chain(context, route, again, judged)
 
 
 def _ends(context: Context, name: str, decision: Any) -> bool:
