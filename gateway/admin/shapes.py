@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ValidationError
 
-from gateway.config.identities import Groups, Label, Moment, Rates, Scope
-from gateway.config.types import Name, Settings
+from gateway.config.identities import Groups, Label, Moment, Rates
+from gateway.config.types import Name, Scope, Settings
 from gateway.core.errors import InvalidInputError
 from gateway.core.identity import Consumer, Credential, Organization, Status
 from gateway.core.ports import KeyRecord

@@ -14,6 +14,8 @@ from gateway.config.model import Config
 from gateway.config.policies import OFF, effective
 from gateway.config.problems import Path, Problem, listed
 from gateway.config.services import Route
+from gateway.core.path import PathRules
+from gateway.routing.pattern import parse
 
 #: What a route takes besides its path and methods.
 _Conditions = tuple[frozenset[str], frozenset[tuple[str, tuple[str, ...]]], int]
@@ -83,18 +85,41 @@ def unknown_groups(config: Config) -> Iterator[Problem]:
                 yield Problem(("consumers", number, "groups", place), f"no acl names the group {group}")
 
 
-def public_with_acl(config: Config) -> Iterator[Problem]:
-    """A public route with an acl: nobody is known there, so nobody gets in."""
+#: Policies that judge who is calling, and how one speaks of them.
+_WANT_SOMEBODY = {"acl": "an acl", "scopes": "scopes", "organization": "an organization"}
+
+
+def public_but_closed(config: Config) -> Iterator[Problem]:
+    """A public route with a policy that wants to know the caller: nobody is known there, so nobody gets in."""
     for path, _, settings in _routes(config):
-        if _is_public(settings) and settings.get("acl") not in (None, OFF):
-            yield Problem(path, "is public (auth: none) and has an acl, which refuses everybody")
+        closing = [words for name, words in _WANT_SOMEBODY.items() if settings.get(name) not in (None, OFF)]
+        if _is_public(settings) and closing:
+            words = f"{listed(closing, 'and')}, which {'refuses' if len(closing) == 1 else 'refuse'} everybody"
+            yield Problem(path, f"is public (auth: none) and has {words}")
+
+
+def organization_without_capture(config: Config) -> Iterator[Problem]:
+    """A route whose organization stands in a capture that one of its paths has not: that path lets nobody in."""
+    rules = PathRules(config.paths.encoded_slash, config.paths.merge_slashes)
+    for path, route, settings in _routes(config):
+        kind, _, name = str(getattr(settings.get("organization"), "match", "")).partition(".")
+        if kind != "path":
+            continue
+        if not route.paths:
+            yield Problem(path, f"has no path that captures {{{name}}}, without which organization refuses everybody")
+        for number, written in enumerate(route.paths):
+            pattern = parse(written, rules)
+            if name not in pattern.names and name not in dict(pattern.groups):
+                place = (*path, "paths", number)
+                yield Problem(place, f"captures no {{{name}}}, without which organization refuses everybody")
 
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     shadowed_routes,
     idle_consumers,
     unknown_groups,
-    public_with_acl,
+    public_but_closed,
+    organization_without_capture,
 )
 
 

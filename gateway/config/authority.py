@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.config.identities import Scope
-from gateway.config.types import Duration, Group, RateText, Settings
+from gateway.config.types import Duration, Group, RateText, Scope, Settings
 from gateway.core.units import parse_rate
 
 HttpsUrl = Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$")]

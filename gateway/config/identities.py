@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
-from gateway.config.types import ConsumerName, Group, Name, OrganizationName, RateText, Settings
+from gateway.config.types import ConsumerName, Group, Name, OrganizationName, RateText, Scope, Settings
 
 _BCRYPT = r"\$2[aby]\$(0[4-9]|1[0-4])\$[./A-Za-z0-9]{53}"
 _PUBLIC = r"[A-Za-z0-9_\-]{1,128}"
-_SCOPE = r"[\x21\x23-\x5b\x5d-\x7e]{1,128}"
 _LABEL = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 
@@ -25,12 +24,6 @@ def _bcrypt_hash(value: str) -> str:
 def _public(value: str) -> str:
     if re.fullmatch(_PUBLIC, value) is None:
         raise ValueError("must be a key's public part: its prefix and 1 to 64 letters, digits, - and _")
-    return value
-
-
-def _scope(value: str) -> str:
-    if re.fullmatch(_SCOPE, value) is None:
-        raise ValueError("must be a scope of printable ASCII without spaces, quotes and backslashes")
     return value
 
 
@@ -76,13 +69,6 @@ PublicPart = Annotated[
     str,
     AfterValidator(_public),
     WithJsonSchema({"type": "string", "title": "Public part", "pattern": f"^{_PUBLIC}$", "examples": ["pnpub_4f9c"]}),
-]
-Scope = Annotated[
-    str,
-    AfterValidator(_scope),
-    WithJsonSchema(
-        {"type": "string", "title": "Scope", "pattern": r"^[!#-\[\]-~]{1,128}$", "examples": ["courses:read"]}
-    ),
 ]
 Label = Annotated[
     str,

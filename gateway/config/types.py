@@ -48,6 +48,7 @@ __all__ = [
     "RateText",
     "Room",
     "RouteName",
+    "Scope",
     "Settings",
     "Size",
     "declared",
@@ -248,6 +249,7 @@ def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.~@+:\-]{0,127}"
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,128}"
 _METHOD = r"[A-Z][A-Z0-9_\-]{0,31}"
+_SCOPE = r"[!#-\[\]-~]{1,128}"
 
 
 def _method(value: str) -> str:
@@ -293,6 +295,13 @@ Group = Annotated[
     ),
 ]
 """An ACL group; it need not be declared anywhere."""
+
+Scope = Annotated[
+    str,
+    AfterValidator(_matching(_SCOPE, "must be a scope of printable ASCII without spaces, quotes and backslashes")),
+    WithJsonSchema({"type": "string", "title": "Scope", "pattern": f"^{_SCOPE}$", "examples": ["courses:read"]}),
+]
+"""A scope (RFC 6749 §3.3): what a key or a token may be used for; it need not be declared anywhere."""
 
 HttpMethod = Annotated[
     str,

@@ -85,8 +85,9 @@ class Credential:
 class Identity:
     """The consumer and the credential that a request was authenticated as.
 
-    `scopes` are those that the credential grants (None: not limited by scopes), `user_id` is the person
-    behind a delegated token, `anonymous` says that no credential came and the route names a stand-in.
+    `scopes` are those that the credential grants (None: its kind knows none, and the policy `scopes` refuses it),
+    `user_id` is the person behind a delegated token, `anonymous` says that no credential came and the route names a
+    stand-in.
     Computed once: `groups`, the consumer's ACL groups as a set; `upstream_headers`, the identity's header lines for
     the LMS (contract §3), each ending in CRLF, ready to be joined; `username` and `identifier`, what access lines say.
     `derived` holds what policies computed from this identity alone, each under a key of its own.

@@ -11,6 +11,8 @@ from gateway.config.loader import load, load_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "auth: {any_of: [api-key]}"
+ROUTE = "c.yaml:6:9: services[0].routes[0]"
+NONE = "no {org}, without which organization refuses everybody"
 
 
 def lints(text: str) -> list[str]:
@@ -69,7 +71,26 @@ def test_shadowed_routes(first: str, second: str, shadowed: bool) -> None:
             ["c.yaml:6:9: services[0].routes[0]: is public (auth: none) and has an acl, which refuses everybody"],
         ),
         (routes("name: r, policies: {auth: none, acl: off}"), []),
+        (
+            routes("name: r, policies: {auth: none, scopes: {require: [s]}, organization: {match: query.org}}"),
+            [f"{ROUTE}: is public (auth: none) and has scopes and an organization, which refuse everybody"],
+        ),
     ],
 )
 def test_groups(text: str, expected: list[str]) -> None:
     assert lints(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ("paths: ['/a/{org}']", []),
+        ("paths: ['= /{org}/a', '/b/{org}/c*', '~^/c/(?<org>[^/]+)/', '/d/{x}/{org}']", []),
+        ("paths: ['/a/{org}', '/b/{org2}']", [f"c.yaml:6:39: services[0].routes[0].paths[1]: captures {NONE}"]),
+        ("paths: ['~^/(?<school>[a-z]+)']", [f"c.yaml:6:27: services[0].routes[0].paths[0]: captures {NONE}"]),
+        ("hosts: [h]", [f"{ROUTE}: has no path that captures {{org}}, without which organization refuses everybody"]),
+    ],
+)
+def test_an_organization_in_the_path(paths: str, expected: list[str]) -> None:
+    assert lints(routes(f"name: r, {paths}, policies: {{organization: {{match: path.org}}}}")) == expected
+    assert lints(routes(f"name: r, {paths}, policies: {{organization: {{match: query.org}}}}")) == []

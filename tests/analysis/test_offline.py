@@ -32,8 +32,15 @@ services:
         paths: [/guest]
         policies: {auth: {any_of: [api-key], anonymous: visitor}, acl: {allow: [guests]}}
       - {name: open, paths: [/open], policies: {auth: none}}
+      - name: school
+        paths: ['/schools/{school}/lessons']
+        policies: {auth: {any_of: [api-key]}, organization: {match: path.school}}
+      - {name: own, paths: [/own], policies: {auth: {any_of: [api-key]}, organization: {match: query.org}}}
+      - {name: scoped, paths: [/scoped], policies: {auth: {any_of: [api-key]}, scopes: {require: ["courses:read"]}}}
+organizations: [{name: springfield}]
 consumers:
   - username: reader
+    organization: springfield
     keys:
       - name: a
         public: pnpub_reader
@@ -64,6 +71,14 @@ def run(*tests: str, config: str = CONFIG) -> list[TestResult]:
         "request: GET /guest, as: visitor, expect: {status: 200}",
         "request: GET /guest, as: reader, expect: {status: 403}",
         "request: GET /open, as: reader, expect: {status: 200, route: open}",
+        "request: GET /schools/springfield/lessons, as: reader, expect: {status: 200, route: school}",
+        "request: GET /schools/shelbyville/lessons, as: reader, expect: {status: 403, route: school}",
+        "request: GET /schools/springfield/lessons, as: visitor, expect: {status: 403, route: school}",
+        "request: GET /own?org=springfield, as: reader, expect: {status: 200}",
+        "request: GET /own?org=springfield&org=shelbyville, as: reader, expect: {status: 403}",
+        "request: GET /own, as: reader, expect: {status: 403}",
+        "request: GET /scoped, as: reader, expect: {status: 200}",
+        "request: GET /scoped, as: visitor, expect: {status: 403}",
         "request: GET /nowhere, as: reader, expect: {status: 404}",
         "request: GET /open/%2e%2e/x, expect: {status: 400}",
         "request: 'GET https://learn.example.org/open', expect: {status: 200, route: open}",
@@ -138,6 +153,9 @@ def test_where_each_route_takes_a_key() -> None:
         "query": ("query", "apikey"),
         "guest": ("bearer", "apikey"),
         "open": ("bearer", "apikey"),
+        "school": ("bearer", "apikey"),
+        "own": ("bearer", "apikey"),
+        "scoped": ("bearer", "apikey"),
     }
 
 

@@ -194,7 +194,6 @@ CONSUMER = "consumers: [{username: a, %s}]\n" + OPEN
         ),
         # policies
         ("policies: {lsts: {}}", ["1:12: policies.lsts: unknown policy (did you mean lists?)"]),
-        ("policies: {scopes: {}}", ["1:12: policies.scopes: the policy scopes is not available yet"]),
         ("policies: {lists: }", ["1:19: policies.lists: is empty; write {} for the policy's defaults, or off"]),
         ("policies: {lists: {alow: [a]}}", ["is required", "unknown key (did you mean allow?)"]),
         ("policies: {lists: {allow: a}}", ["1:27: policies.lists.allow: must be a list"]),

@@ -18,9 +18,11 @@ from typing import Any, Self, cast
 
 from gateway.build import Ports, build
 from gateway.config.loader import load_bytes
+from gateway.core.answers import INVALID_KEY
 from gateway.core.decision import Deny, Pending
 from gateway.core.identity import Consumer, Identity
 from gateway.core.policy import Policy
+from gateway.core.ports import Authenticator
 from gateway.counters.memory import MemoryCounters
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
@@ -48,6 +50,19 @@ class NobodyIsKnown:
 
     def consumer(self, username: str) -> Consumer | None:
         return None
+
+    def still_valid(self, identity: Identity, now: float) -> bool:
+        return True
+
+
+class Keys(dict[bytes, Identity]):
+    """An authenticator that knows these keys."""
+
+    def verify_key(self, token: bytes, client: str, now: float) -> Identity | Deny | Pending[Identity | Deny]:
+        return self.get(token) or Deny(INVALID_KEY)
+
+    def consumer(self, username: str) -> Consumer | None:
+        return next((known.consumer for known in self.values() if known.consumer.username == username), None)
 
     def still_valid(self, identity: Identity, now: float) -> bool:
         return True
@@ -279,17 +294,20 @@ def chunked(*pieces: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
 
 
 @asynccontextmanager
-async def running_gateway(text: str, policies: Mapping[str, type[Policy]] | None = None) -> AsyncIterator[Gateway]:
-    """Serve a configuration; `policies` are known beside the installed ones."""
+async def running_gateway(
+    text: str, policies: Mapping[str, type[Policy]] | None = None, authenticator: Authenticator | None = None
+) -> AsyncIterator[Gateway]:
+    """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys."""
     loop = asyncio.get_running_loop()
     known = {**installed_policies(), **(policies or {})}
     stats: dict[tuple[str, str], RouteStats] = {}
     counters = MemoryCounters()
+    known_keys = NobodyIsKnown() if authenticator is None else authenticator
 
     def counted(service: str, route: str) -> RouteStats:
         return stats.setdefault((service, route), RouteStats())
 
-    ports = Ports(SystemClock(), counters, NobodyIsKnown(), counted)
+    ports = Ports(SystemClock(), counters, known_keys, counted)
 
     def compiled(source: str) -> Snapshot:
         return build(load_bytes(source.encode(), Path("config.yaml"), environ={}, policies=known), ports, known)
@@ -310,7 +328,12 @@ async def running_gateway(text: str, policies: Mapping[str, type[Policy]] | None
 
 
 @asynccontextmanager
-async def proxied(scripted: Scripted, **parts: str) -> AsyncIterator[tuple[RawServer, Gateway]]:
+async def proxied(
+    scripted: Scripted, authenticator: Authenticator | None = None, **parts: str
+) -> AsyncIterator[tuple[RawServer, Gateway]]:
     """A scripted upstream, and a gateway that routes everything to it; `parts` as in `routed`."""
-    async with RawServer(scripted) as upstream, running_gateway(routed(upstream.url, **parts)) as gateway:
+    async with (
+        RawServer(scripted) as upstream,
+        running_gateway(routed(upstream.url, **parts), authenticator=authenticator) as gateway,
+    ):
         yield upstream, gateway

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from gateway.core.context import Context, index_fields
 from gateway.core.decision import Decision
-from gateway.core.identity import Consumer, Credential, Identity, declared_id
+from gateway.core.identity import Consumer, Credential, Identity, Organization, declared_id
 from gateway.core.policy import Entry, Environment, Policy
 from gateway.core.ports import Authenticator, Clock, Counters
 
@@ -53,11 +53,18 @@ def make_context(
     return context
 
 
-def make_identity(*groups: str, username: str = "mobile_app", anonymous: bool = False) -> Identity:
+def make_identity(
+    *groups: str,
+    username: str = "mobile_app",
+    anonymous: bool = False,
+    scopes: tuple[str, ...] | None = None,
+    organization: str = "",
+) -> Identity:
     """A consumer of these groups, authenticated with a key (or standing in for nobody)."""
-    consumer = Consumer(declared_id("consumer", username), username, groups=groups)
-    key = Credential(declared_id("key", username), "api-key", "pnpub_test", consumer.id)
-    return Identity(consumer, None if anonymous else key, anonymous=anonymous)
+    tenant = Organization(declared_id("organization", organization), organization) if organization else None
+    consumer = Consumer(declared_id("consumer", username), username, organization=tenant, groups=groups)
+    key = Credential(declared_id("key", username), "api-key", "pnpub_test", consumer.id, scopes=scopes or ())
+    return Identity(consumer, None if anonymous else key, scopes, anonymous=anonymous)
 
 
 def decide(policy: Policy, context: Context) -> Decision:

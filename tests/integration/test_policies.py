@@ -1,0 +1,61 @@
+"""Policies over real sockets: what the client is told, and what the upstream gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.gateways import Keys, get, proxied
+from tests.policies.helpers import make_identity
+from upstream_stub.raw import by_query
+
+KEYS = Keys(
+    {
+        b"pnpub_r.pnsec_r": make_identity(username="reader", scopes=("courses:read",), organization="springfield"),
+        b"pnpub_w.pnsec_w": make_identity(username="writer", scopes=("courses:read", "courses:write")),
+    }
+)
+
+
+def bearer(name: str) -> str:
+    return f"Authorization: Bearer pnpub_{name}.pnsec_{name}"
+
+
+async def test_scopes() -> None:
+    policies = "{auth: {any_of: [api-key]}, scopes: {require: [courses:read, courses:write]}}"
+    async with proxied(by_query, KEYS, policies=policies) as (upstream, gateway), await gateway.connect() as client:
+        refused = await client.request(get("/", bearer("r")))
+        assert (refused.status, b'"error": "Insufficient scope"' in refused.body) == (403, True)
+        assert refused.headers["www-authenticate"] == (
+            'Bearer realm="postern", error="insufficient_scope", scope="courses:read courses:write"'
+        )
+        assert (await client.request(get("/"))).status == 401
+        assert (await client.request(get("/", bearer("w")))).status == 200
+        (request,) = upstream.requests
+        assert request.header("X-Authenticated-Scope") == "courses:read courses:write"
+        assert gateway.stats["lms", "all"].refused[0] == ("scopes", "insufficient_scope")
+
+
+@pytest.mark.parametrize(
+    ("match", "target", "headers", "status"),
+    [
+        ("path.org", "/schools/springfield/lessons", (), 200),
+        ("path.org", "/schools/spring%66ield/lessons", (), 200),
+        ("path.org", "/schools/shelbyville/../springfield/lessons", (), 200),
+        ("path.org", "/schools/springfield/../shelbyville/lessons", (), 403),
+        ("path.org", "/schools/shelbyville/lessons?org=springfield", (), 403),
+        ("query.org", "/schools/x/lessons?org=springfield", (), 200),
+        ("query.org", "/schools/x/lessons?org=springfield&org[]=shelbyville", (), 403),
+        ("header.X-School", "/schools/x/lessons", ("X-School: springfield",), 200),
+        ("header.X-School", "/schools/x/lessons", ("X-School: springfield", "X_School: shelbyville"), 403),
+    ],
+)
+async def test_organization(match: str, target: str, headers: tuple[str, ...], status: int) -> None:
+    policies = f"{{auth: {{any_of: [api-key]}}, organization: {{match: {match}}}}}"
+    route = "paths: ['/schools/{org}/lessons']"
+    async with proxied(by_query, KEYS, policies=policies, route=route) as (upstream, gateway):
+        async with await gateway.connect() as client:
+            response = await client.request(get(target, bearer("r"), *headers))
+            assert response.status == status
+            assert (b'"error": "Organization mismatch"' in response.body) is (status == 403)
+            assert (await client.request(get(target, bearer("w"), *headers))).status == 403
+        assert [request.header("X-Consumer-Username") for request in upstream.requests] == ["reader"] * (status == 200)
