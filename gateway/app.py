@@ -314,11 +314,11 @@ class App:
         return [WorkerStatus(os.getpid(), self.loaded.hash)]
 
     def targets(self) -> Sequence[TargetStatus]:
-        """Every service's target; without health checks each counts as well."""
+        """Every service's targets; without health checks each counts as well."""
         plane: Plane | None = getattr(self, "plane", None)
         if plane is None:
             return []
-        return [TargetStatus(service.name, str(service.origin), True) for service in plane.snapshot.services]
+        return plane.targets.states()
 
 
 def _ignore() -> None:

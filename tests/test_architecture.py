@@ -74,6 +74,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "bcrypt": ("gateway.credentials",),
     "cryptography": ("gateway.credentials", "gateway.proxy", "gateway.oauth"),
     "httptools": ("gateway.proxy.http1",),
+    "aiodns": ("gateway.proxy.resolver",),
+    "pycares": ("gateway.proxy.resolver",),
     "aiohttp": ("gateway.admin", "gateway.oauth", "gateway.telemetry.status", "gateway.issuers", "upstream_stub"),
     "prometheus_client": ("gateway.telemetry",),
     "yaml": ("gateway.config",),

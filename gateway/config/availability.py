@@ -23,10 +23,6 @@ def _filled(value: Any) -> bool:
     return bool(value)
 
 
-def _several(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1
-
-
 def _not_one(value: Any) -> bool:
     return value == "auto" or (str(value).isdigit() and int(value) > 1)
 
@@ -59,9 +55,6 @@ GATES = (
     Gate("self_service", _given, "self-service"),
     Gate("services[].url", _starts("https:"), "an https upstream"),
     Gate("services[].targets[].url", _starts("https:"), "an https upstream"),
-    Gate("services[].targets", _several, "more than one target"),
-    Gate("services[].balance", _given, "balancing"),
-    Gate("services[].health", _given, "watching a target's health"),
 )
 
 

@@ -1,6 +1,6 @@
 """The data plane: the one object that all connections share, and its clock.
 
-It holds the current snapshot, the pools (which outlive a reload), the connections, and the sweep: one pass
+It holds the current snapshot, the upstream targets (which outlive a reload), the connections, and the sweep: one pass
 over all deadlines every 250 ms instead of a timer a request.
 """
 
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from gateway.core.answers import Answer
 from gateway.proxy import messages
 from gateway.proxy.lines import forget_lines
-from gateway.proxy.pool import Pool
+from gateway.proxy.targets import Targets
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import Downstream
+    from gateway.proxy.pool import Pool
     from gateway.snapshot import Service, Snapshot
 
 _log = logging.getLogger("postern.proxy")
@@ -60,14 +61,20 @@ class AccessSink(Protocol):
 class Plane:
     """See the module."""
 
-    def __init__(self, snapshot: Snapshot, loop: asyncio.AbstractEventLoop, access: AccessSink | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        loop: asyncio.AbstractEventLoop,
+        access: AccessSink | None = None,
+        targets: Targets | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.loop = loop
         self.access = access
         self.draining = False
         self.downstreams: set[Downstream] = set()
-        #: By the origin's address.
-        self.pools: dict[str, Pool] = {}
+        self.targets = targets if targets is not None else Targets(loop)
+        self.targets.adopt(snapshot.services)
         self.date = formatdate(usegmt=True).encode()
         self._prefix = secrets.token_hex(10)
         self._requests = 0
@@ -92,11 +99,12 @@ class Plane:
         return messages.given_id(index.get(b"x-request-id")) or self.request_id()
 
     def pool(self, service: Service) -> Pool:
-        """The pool of a service's origin."""
-        pool = self.pools.get(service.address)
-        if pool is None:
-            pool = self.pools[service.address] = Pool(service.origin, self.loop)
-        return pool
+        """The pool of one of a service's endpoints; of the first target's origin as written where none takes any."""
+        balancer = self.targets.balancer(service)
+        endpoint = balancer.only
+        if endpoint is None:
+            endpoint = balancer.pick("", time.monotonic_ns())
+        return endpoint.pool if endpoint is not None else self.targets.pool(service.origin)
 
     def rejected(self, client: str, request_id: str, answer: Answer, detail: str, sent: int) -> None:
         """Record what was refused before it became a request."""
@@ -113,15 +121,14 @@ class Plane:
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Begin to sweep."""
+        """Begin to sweep, to resolve names and to watch targets."""
+        self.targets.start()
         self._timer = self.loop.call_later(TICK, self._tick)
 
     def swap(self, snapshot: Snapshot) -> None:
         """Take a new configuration: requests in flight end on the old one; pools nobody names any more are closed."""
         self.snapshot = snapshot
-        named = {service.address for service in snapshot.services}
-        for address in [address for address in self.pools if address not in named]:
-            self.pools.pop(address).close()
+        self.targets.adopt(snapshot.services)
 
     async def drain(self, seconds: float) -> bool:
         """Finish what is in flight, for at most `seconds`; False if something had to be cut."""
@@ -146,17 +153,17 @@ class Plane:
         """End the sweep, close every upstream connection."""
         if self._timer is not None:
             self._timer.cancel()
-        for pool in self.pools.values():
-            pool.close()
+        self.targets.close()
 
     def counts(self) -> dict[tuple[str, str], int]:
         """`{(side, state): number}` of connections."""
+        pools = self.targets.pools.values()
         active = sum(1 for connection in self.downstreams if connection.exchange is not None)
         return {
             ("downstream", "active"): active,
             ("downstream", "idle"): len(self.downstreams) - active,
-            ("upstream", "active"): sum(len(pool.connections) - len(pool.idle) for pool in self.pools.values()),
-            ("upstream", "idle"): sum(len(pool.idle) for pool in self.pools.values()),
+            ("upstream", "active"): sum(len(pool.connections) - len(pool.idle) for pool in pools),
+            ("upstream", "idle"): sum(len(pool.idle) for pool in pools),
         }
 
     def _tick(self) -> None:
@@ -177,5 +184,4 @@ class Plane:
         late = [c.exchange for c in self.downstreams if c.exchange is not None and 0 < c.exchange.deadline <= now]
         for exchange in late:
             exchange.expired()
-        for pool in list(self.pools.values()):
-            pool.sweep(now)
+        self.targets.sweep(now)

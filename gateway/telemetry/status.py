@@ -42,12 +42,26 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressStatus:
+    """One address of a target: "healthy", "slow-start", "ejected" or "half-open", the reason where it is left out, and
+    how many requests it carries."""
+
+    address: str
+    state: str
+    reason: str
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """One target of a service, and whether it takes requests."""
+    """One target of a service, whether it takes requests, the reason where it does not, and its addresses."""
 
     service: str
     target: str
     healthy: bool
+    weight: int = 1
+    reason: str = ""
+    addresses: tuple[AddressStatus, ...] = ()
 
 
 class StatusSource(Protocol):

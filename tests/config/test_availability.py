@@ -21,9 +21,6 @@ CASES = {
     "self_service": "self_service: {}",
     "services[].url": SERVICE % "url: https://x",
     "services[].targets[].url": SERVICE % "targets: [{url: https://x}]",
-    "services[].targets": SERVICE % "targets: [{url: http://x}, {url: http://y}]",
-    "services[].balance": SERVICE % "url: http://x, balance: round-robin",
-    "services[].health": SERVICE % "url: http://x, health: {}",
 }
 
 

@@ -213,7 +213,7 @@ async def test_a_request_in_flight_ends_on_the_old_configuration() -> None:
 async def test_a_connection_being_opened_outlives_a_swap() -> None:
     async with RawServer(ok) as other, proxied(ok) as (upstream, gateway), await gateway.connect() as client:
         client.send(get("/old"))
-        await eventually(lambda: gateway.plane.pools)
+        await eventually(lambda: any(pool.opening or pool.connections for pool in gateway.plane.targets.pools.values()))
         gateway.swap(routed(other.url))
         assert (await client.response()).status == 200
         assert [seen.target for seen in upstream.requests] == ["/old"]

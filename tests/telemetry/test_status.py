@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import gateway
 from gateway.core.errors import StartError
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.status import StatusServer, TargetStatus, WorkerStatus
+from gateway.telemetry.status import AddressStatus, StatusServer, TargetStatus, WorkerStatus
 
 
 @dataclass
@@ -67,7 +67,12 @@ async def listener() -> AsyncIterator[Listener]:
 
 
 async def test_status_tells_what_runs(listener: Listener) -> None:
-    listener.state.targets_now = [TargetStatus("lms", "http://127.0.0.1:9000", True)]
+    why = "it answered 500"
+    addresses = (AddressStatus("192.0.2.1:80", "ejected", why, 0), AddressStatus("192.0.2.2:80", "healthy", "", 3))
+    listener.state.targets_now = [
+        TargetStatus("lms", "http://127.0.0.1:9000", True),
+        TargetStatus("lms", "http://lms.internal", True, 2, "", addresses),
+    ]
     async with listener.client.get(listener.url("/status")) as response:
         assert response.status == 200
         assert await response.json() == {
@@ -77,7 +82,27 @@ async def test_status_tells_what_runs(listener: Listener) -> None:
             "uptime_seconds": 12.346,
             "config_hash": "abc123",
             "workers": [{"pid": os.getpid(), "config_hash": "abc123"}],
-            "targets": [{"service": "lms", "target": "http://127.0.0.1:9000", "healthy": True}],
+            "targets": [
+                {
+                    "service": "lms",
+                    "target": "http://127.0.0.1:9000",
+                    "healthy": True,
+                    "weight": 1,
+                    "reason": "",
+                    "addresses": [],
+                },
+                {
+                    "service": "lms",
+                    "target": "http://lms.internal",
+                    "healthy": True,
+                    "weight": 2,
+                    "reason": "",
+                    "addresses": [
+                        {"address": "192.0.2.1:80", "state": "ejected", "reason": why, "active": 0},
+                        {"address": "192.0.2.2:80", "state": "healthy", "reason": "", "active": 3},
+                    ],
+                },
+            ],
         }
 
 
