@@ -33,10 +33,17 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """Do nothing until somebody sets this event."""
+
+    event: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
 class Repeat:
     """Perform `steps` so many times; 0 is without end."""
 
-    steps: tuple[Send | Wait, ...]
+    steps: tuple[Send | Wait | Until, ...]
     count: int = 0
 
 
@@ -49,7 +56,7 @@ class End(Enum):
     HANG = "hang"
 
 
-Step = Send | Wait | Repeat
+Step = Send | Wait | Until | Repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,10 @@ async def _wait(transport: asyncio.Transport, seconds: float) -> None:
         await asyncio.sleep(min(left, 0.1))
 
 
-async def _perform(transport: asyncio.Transport, step: Send | Wait) -> None:
+async def _perform(transport: asyncio.Transport, step: Send | Wait | Until) -> None:
+    if isinstance(step, Until):
+        await step.event.wait()
+        return
     if isinstance(step, Wait):
         await _wait(transport, step.seconds)
         return

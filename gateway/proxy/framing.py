@@ -15,6 +15,8 @@ from gateway.proxy.http1 import CHUNKED, UNTIL_CLOSE
 #: The longest chunk-size line, extensions included, and the most bytes of trailers.
 MAX_CHUNK_LINE = 4096
 MAX_TRAILERS = 16 * 1024
+#: The most bytes of extensions beyond one for each byte of payload: a body may not consist of what nobody reads.
+MAX_EXTENSIONS = 16 * 1024
 
 # chunk-ext (RFC 9112 §7.1.1): *( BWS ";" BWS name [ BWS "=" BWS value ] ), values tokens or quoted strings.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -87,7 +89,7 @@ class UntilCloseReader:
 class ChunkedReader:
     """A chunked body (RFC 9112 §7.1); `trailers` holds its trailer fields once it is done."""
 
-    __slots__ = ("_buffer", "_left", "_state", "_trailer_bytes", "done", "trailers")
+    __slots__ = ("_buffer", "_extensions", "_left", "_state", "_trailer_bytes", "done", "trailers")
 
     _SIZE = 0
     _DATA = 1
@@ -100,6 +102,7 @@ class ChunkedReader:
         self._state = self._SIZE
         self._buffer = b""
         self._left = 0
+        self._extensions = 0
         self._trailer_bytes = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
@@ -158,6 +161,10 @@ class ChunkedReader:
         self._left = int(match[1], 16)
         if self._left > 1 << 62:
             raise FramingError("a chunk is too large")
+        if match[2]:
+            self._extensions = max(0, self._extensions + len(match[2]) - self._left)
+            if self._extensions > MAX_EXTENSIONS:
+                raise FramingError("more chunk extensions than payload")
         self._state = self._DATA if self._left else self._TRAILERS
 
     def _trailer(self, line: bytes) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 import httptools
@@ -25,19 +26,26 @@ Fields = list[tuple[bytes, bytes]]
 
 END: Final = b"\r\n\r\n"
 
+#: The most header lines of a response that is believed.
+MAX_RESPONSE_FIELDS: Final = 500
+
 #: Body framings: none; a known length is its number of bytes (≥ 0).
 NO_BODY: Final = 0
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e]+) (HTTP/[0-9]\.[0-9])\r\n")
-_LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]*")
-_SOME_VERSION: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [\x21-\x7e]+ HTTP/[0-9]+(?:\.[0-9]+)?\r\n")
+# A target has no fragment (RFC 9112 §3.2): everything visible but `#`.
+_REQUEST_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [!\"$-~]+ HTTP/[0-9]\.[0-9]\r\n")
+_LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [!\"$-~]*")
+_SOME_VERSION: Final = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [!\"$-~]+ HTTP/(?!1\.[01]\r)[0-9]+(?:\.[0-9]+)?\r\n"
+)
 _ACCEPT: Final = re.compile(rb"(?i)\r\naccept:[ \t]*([^\r\n]*)")
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
+# RFC 3986 §3.2.2: a name, an IPv4 address or an IPv6 address in brackets; a port of five digits at the most.
 _HOST: Final = re.compile(
-    rb"(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{0,5})?"
+    rb"(?:(?:[A-Za-z0-9_\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]{2,45})\])(?::[0-9]{0,5})?"
 )
 
 #: What llhttp knows and does not treat specially; any other token is fed to it as POST and forwarded as sent.
@@ -58,8 +66,14 @@ def hostname_of(host: bytes) -> str:
     known = _hosts.get(host)
     if known is not None:
         return known
-    if not _HOST.fullmatch(host):
+    match = _HOST.fullmatch(host)
+    if match is None:
         raise Refused(answers.BAD_REQUEST, "malformed Host")
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1].decode("ascii"))
+        except AddressValueError:
+            raise Refused(answers.BAD_REQUEST, "malformed address in Host") from None
     text = host.decode("ascii").lower()
     if not text.endswith("]"):
         name, colon, port = text.rpartition(":")
@@ -162,8 +176,8 @@ class _Collector:
         self.complete += 1
 
 
-#: What a target and a credential are made of.
-_VISIBLE: Final = bytes(range(0x21, 0x7F))
+#: What a target is made of: all that is visible, but no fragment.
+_TARGET: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 _VISIBLE_OR_SPACE: Final = bytes(range(0x20, 0x7F))
 #: Names, in their usual spellings, of lines whose value is new each time.
 _shaped_names: Final = {
@@ -223,7 +237,7 @@ def parse_request(head: bytes, limits: Limits) -> RequestHead:
     """A request's head, ending in its empty line, as a `RequestHead`; raises `Refused`."""
     lines = head.split(b"\r\n")
     parts = lines[0].split(b" ")
-    if len(parts) != 3 or parts[1].translate(None, _VISIBLE) or not parts[1]:
+    if len(parts) != 3 or parts[1].translate(None, _TARGET) or not parts[1]:
         raise _bad_line(head, limits)
     request = RequestHead()
     request.method, request.target, version = parts
@@ -380,10 +394,29 @@ def _status_line(line: bytes) -> tuple[int, int, bytes]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise BadResponse("malformed status line")
-    entry = (int(match[2]), 1 if match[1] == b"1" else 0, line[8:] + b"\r\n")
+    # Where the reason is missing, the space before it may be missing too: we do not pass that on (RFC 9112 §4).
+    rest = line[8:] if len(line) > 12 else line[8:] + b" "
+    entry = (int(match[2]), 1 if match[1] == b"1" else 0, rest + b"\r\n")
     if len(_status_lines) < 256 and len(line) < 128:
         _status_lines[line] = entry
     return entry
+
+
+def check_begun_response(begun: bytes) -> None:
+    """Raise `BadResponse` for the beginning of a response that can never become a legal head.
+
+    Whoever speaks another protocol (HTTP/0.9, TLS, a banner), or ends its lines in a bare LF, is told apart by its
+    first bytes: its client need not wait for a deadline.
+    """
+    line, ended, rest = begun.partition(b"\r\n")
+    if ended:
+        odd = rest.replace(b"\r\n", b"").removesuffix(b"\r")
+        good = _STATUS_LINE.fullmatch(line) is not None
+    else:
+        odd = line.removesuffix(b"\r")
+        good = odd.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(odd)
+    if not good or b"\r" in odd or b"\n" in odd or b"\x00" in odd:
+        raise BadResponse("what has come so far begins no response")
 
 
 def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
@@ -399,6 +432,8 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     status, minor, response.line = first
     response.status, response.version = status, minor
     response.lines = lines = lines[1:-2]
+    if len(lines) > MAX_RESPONSE_FIELDS:
+        raise BadResponse("too many header fields")
     special: list[tuple[int, bytes]] = []
     length: bytes | None = None
     coding: bytes | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.proxy.framing import BodyReader, ChunkedReader, FramingError, chunk, reader
-from gateway.proxy.http1 import END, NO_BODY, BadResponse, parse_response
+from gateway.proxy.http1 import END, NO_BODY, BadResponse, check_begun_response, parse_response
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
@@ -127,11 +127,12 @@ class Upstream:
             if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
                 exchange.upstream_failed("response head too large")
                 return
-            if end < 0:
-                self._inbox = data
-                return
-            head, data = data[: end + 4], data[end + 4 :]
             try:
+                if end < 0:
+                    check_begun_response(data)
+                    self._inbox = data
+                    return
+                head, data = data[: end + 4], data[end + 4 :]
                 response = parse_response(head, exchange.bodiless)
             except BadResponse as bad:  # not `error`, as below: a compiled function's variable has one type
                 exchange.upstream_failed(str(bad))

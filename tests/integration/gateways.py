@@ -190,7 +190,10 @@ class Client:
 
     async def response(self, method: str = "GET") -> Response:
         """The next response, interim ones included (RFC 9112 §6.3 says where it ends)."""
-        head = await self.head()
+        return await self.body_of(await self.head(), method)
+
+    async def body_of(self, head: Response, method: str = "GET") -> Response:
+        """The response whose head has been read, with its body."""
         headers = head.headers
         async with asyncio.timeout(PATIENCE):
             if method == "HEAD" or head.status < 200 or head.status in (204, 304):

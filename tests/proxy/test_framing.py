@@ -177,6 +177,7 @@ def verdict(wire: bytes, places: list[int]) -> tuple[tuple[bytes, bytes], bool, 
         b"5,a\r\nhello\r\n",
         b"5;a\nhello\r\n",
         b"5;" + b"a" * framing.MAX_CHUNK_LINE + b"\r\n",
+        (b"1;" + b"a" * 4000 + b"\r\nx\r\n") * 5,
         b"0\r\nno colon\r\n\r\n",
         b"0\r\n folded: 1\r\n\r\n",
         b"0\r\na : 1\r\n\r\n",
@@ -204,6 +205,11 @@ def test_a_body_that_is_not_over(begun: bytes) -> None:
     assert not current.done
     with pytest.raises(FramingError):
         current.eof()
+
+
+def test_extensions_may_be_as_long_as_the_payload() -> None:
+    wire = (b"1000;" + b"a" * 4000 + b"\r\n" + b"x" * 4096 + b"\r\n") * 20 + b"0\r\n\r\n"
+    assert read(ChunkedReader(), [wire]) == (b"x" * 4096 * 20, b"")
 
 
 def test_payload_is_never_held_back() -> None:

@@ -17,6 +17,7 @@ from gateway.core.http import Kind
 from gateway.proxy import lines
 from gateway.proxy.http1 import (
     CHUNKED,
+    MAX_RESPONSE_FIELDS,
     NO_BODY,
     UNTIL_CLOSE,
     BadResponse,
@@ -24,6 +25,7 @@ from gateway.proxy.http1 import (
     Refused,
     RequestHead,
     ResponseHead,
+    check_begun_response,
     find_end,
     parse_request,
     parse_response,
@@ -92,6 +94,10 @@ def status_of(head: bytes) -> int:
         (b"GET / HTTP/1.1 ", 400),
         (b"GET\t/ HTTP/1.1", 400),
         (b"GET / x HTTP/1.1", 400),
+        (b"GET /#a HTTP/1.1", 400),
+        (b"GET /?a#b HTTP/1.1", 400),
+        (b"GET /#a HTTP/2.0", 400),
+        (b"GET \x00/ HTTP/1.1", 400),
         (b"GET /\x00 HTTP/1.1", 400),
         (b"GET /\x7f HTTP/1.1", 400),
         (b"GET /\xc3\xa4 HTTP/1.1", 400),
@@ -147,6 +153,19 @@ def test_header_lines(lines: list[bytes], status: int) -> None:
         (b"HOST:lms:80", 200, "lms"),
         (b"Host: lms:", 200, "lms"),
         (b"Host: [::1]:8000", 200, "[::1]:8000"),
+        (b"Host: [::ffff:192.0.2.1]", 200, "[::ffff:192.0.2.1]"),
+        (b"Host: [2001:DB8:0:0:0:0:0:1]:", 200, "[2001:db8:0:0:0:0:0:1]"),
+        (b"Host: [::::]", 400, ""),
+        (b"Host: [1:2:3:4:5:6:7:8:9]", 400, ""),
+        (b"Host: [12345::]", 400, ""),
+        (b"Host: [::1", 400, ""),
+        (b"Host: ::1", 400, ""),
+        (b"Host: [::1%25lo]", 400, ""),
+        (b"Host: [v1.a]", 400, ""),
+        (b"Host: [127.0.0.1]", 400, ""),
+        (b"Host: a:123456", 400, ""),
+        (b"Host: a%4", 400, ""),
+        (b"Host: :80", 400, ""),
         (b"Host: 127.0.0.1", 200, "127.0.0.1"),
         (b"Host: under_score", 200, "under_score"),
         (b"Host:", 400, ""),
@@ -448,7 +467,7 @@ def response(*lines: bytes, first: bytes = b"HTTP/1.1 200 OK", bodiless: bool = 
     [
         (b"HTTP/1.1 200 OK", 200, b" 200 OK\r\n"),
         (b"HTTP/1.0 404 Not Found", 404, b" 404 Not Found\r\n"),
-        (b"HTTP/1.1 200", 200, b" 200\r\n"),
+        (b"HTTP/1.1 200", 200, b" 200 \r\n"),
         (b"HTTP/1.1 200 ", 200, b" 200 \r\n"),
         (b"HTTP/1.1 999 Odd \xff\t", 999, b" 999 Odd \xff\t\r\n"),
         (b"HTTP/1.1 103 Early Hints", 103, b" 103 Early Hints\r\n"),
@@ -526,6 +545,7 @@ def test_framing_of_responses(first: bytes, lines: list[bytes], bodiless: bool, 
         [b"words"],
         [b": 1"],
         [b"Content-Length : 5"],
+        [b"A: 1"] * (MAX_RESPONSE_FIELDS + 1),
     ],
 )
 def test_responses_that_nobody_may_see(lines: list[bytes]) -> None:
@@ -546,3 +566,23 @@ def test_response_fields_in_order() -> None:
         (b"Set-Cookie", b"a=1"), (b"X-A", b"1"), (b"Set-Cookie", b"b=2"), (b"Content-Length", b"5"),
     ]  # fmt: skip
     assert head.length == b"5"
+
+
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nX-A: \xff\r\nContent-Length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", range(len(GOOD)))
+def test_a_good_response_is_waited_for(size: int) -> None:
+    check_begun_response(GOOD[:size])
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"ok", b"<html>", b"\x15\x03\x01", b"\r\n", b"\n", b"http/1.1", b"HTTP/2", b"HTTP/1.1 200 OK\n",
+     b"HTTP/1.1 200\rOK", b"HTTP/1.1 200 O\x00", b"HTTP/1.1 099 Low\r\n", b"HTTP/1.1 200 OK\r\nA: 1\n",
+     b"HTTP/1.1 200 OK\r\nA: 1\rB", b"HTTP/1.1 200 OK\r\nA: \x00", b"HTTP/1.1 200 OK\r\nA: 1\r\r",
+     b"HTTP/1.1 200 OK\r\r"],
+)  # fmt: skip
+def test_what_can_never_be_a_response_is_refused_early(begun: bytes) -> None:
+    with pytest.raises(BadResponse):
+        check_begun_response(begun)
