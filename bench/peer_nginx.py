@@ -62,6 +62,7 @@ _UPSTREAM = """
         listen 127.0.0.1:{port} backlog=1024;
         default_type application/json;
         location / {{ return 200 '{body}'; }}
+        location /files/ {{ root {folder}; }}
     }}
 """
 
@@ -128,9 +129,9 @@ def _launch(binary: str, conf: Path, port: int, logs: tuple[Path, ...] = ()) -> 
 
 
 def upstream(folder: Path) -> Launch:
-    """The upstream of every contestant: a small JSON answer from memory."""
+    """The upstream of every contestant: a small JSON answer from memory; `/files/` are those of its folder."""
     binary, port = nginx_binary(), free_port()
-    return _launch(binary, _write(folder, _UPSTREAM.format(port=port, body=_BODY)), port)
+    return _launch(binary, _write(folder, _UPSTREAM.format(port=port, body=_BODY, folder=folder)), port)
 
 
 def _plain(site: Site) -> Launch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from typing import Any
 
 import bcrypt
@@ -15,7 +16,8 @@ from bench.keys import Key
 from bench.processes import free_port
 
 
-def _consumers(keys: list[Key]) -> list[dict[str, Any]]:
+def declared(keys: Sequence[Key]) -> list[dict[str, Any]]:
+    """The consumers of these keys, as `config.yaml` declares them."""
     consumers: dict[str, dict[str, Any]] = {}
     for number, key in enumerate(keys):
         consumer = consumers.setdefault(key.consumer, {"username": key.consumer, "groups": [key.group], "keys": []})
@@ -67,7 +69,7 @@ def _policies(site: Site) -> Launch:
         "acl": {"allow": ["contentUser", "contentAdmin"]},
         "rate-limiting": {"limits": [f"{PER_MINUTE}/minute", f"{PER_HOUR}/hour"], "by": "credential"},
     }
-    return _launch(site, policies, _consumers([*site.keys, site.outsider]))
+    return _launch(site, policies, declared([*site.keys, site.outsider]))
 
 
 CONTESTANTS = (

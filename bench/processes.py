@@ -1,4 +1,4 @@
-"""Starting programs on a core, and what `/proc` says of them: CPU time and memory of a whole process tree.
+"""Starting programs on a core, and what `/proc` says of them: CPU time, memory and descriptors of a process tree.
 
 Law: CPU is read from the kernel's own account (`utime` + `stime` of every process and its threads, dead
 threads included), never sampled.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -79,6 +80,22 @@ def memory_of(processes: Sequence[int]) -> int:
         with contextlib.suppress(OSError):
             pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * _PAGE
+
+
+def descriptors_of(processes: Sequence[int]) -> int:
+    """How many file descriptors these processes hold."""
+    found = 0
+    for process in processes:
+        with contextlib.suppress(OSError):
+            found += sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
+    return found
+
+
+def raise_descriptors() -> int:
+    """Allow ourselves, and what we start, as many file descriptors as the system lets us; returns how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def pinned(arguments: Sequence[str], core: int | None) -> list[str]:

@@ -3,7 +3,11 @@ local requests, at = {}, 0
 
 function init(args)
     for token in io.lines(args[1]) do
-        requests[#requests + 1] = wrk.format("GET", nil, { ["Authorization"] = "Bearer " .. token })
+        local headers = { ["Authorization"] = "Bearer " .. token }
+        for name, value in pairs(wrk.headers) do
+            headers[name] = value
+        end
+        requests[#requests + 1] = wrk.format("GET", nil, headers)
     end
 end
 
