@@ -27,6 +27,8 @@ from gateway.credentials.hashing import Hasher
 from gateway.credentials.parse import Prefixes
 from gateway.credentials.secrets import load_secret_key
 from gateway.credentials.verify import Rules, Tally, Verifier
+from gateway.issuers.access_tokens import HeldTokens
+from gateway.issuers.token_endpoint import TokenEndpoint
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
 from gateway.reload import Reloader
@@ -173,10 +175,14 @@ class App:
         secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
         self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
 
+        endpoint = TokenEndpoint()
+        stack.push_async_callback(endpoint.close)
+        tokens = HeldTokens(self.clock, endpoint.fetch)
+        stack.push_async_callback(tokens.close)
         self.access = self._access_log(config)
         if self.access is not None:
             stack.callback(self.access.close, _LAST_LINES)
-        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route)
+        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route, tokens)
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
             self.plane = Plane(build(self.loaded, self._ports), loop, self.access)

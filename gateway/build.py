@@ -17,6 +17,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.garbage import collector_off
 from gateway.core.path import PathRules
 from gateway.core.policy import Environment, Policy
+from gateway.core.ports import NO_ACCESS_TOKENS
 from gateway.proxy.http1 import Limits
 from gateway.proxy.lines import keep_secret
 from gateway.registry import policies as installed_policies
@@ -39,7 +40,7 @@ from gateway.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.core.ports import Authenticator, Clock, Counters
+    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Ports:
     counters: Counters
     authenticator: Authenticator
     stats: Callable[[str, str], Stats]
+    access_tokens: AccessTokens = NO_ACCESS_TOKENS
 
 
 def build(loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None) -> Snapshot:
@@ -171,6 +173,7 @@ def _route(
         clock=ports.clock,
         counters=ports.counters,
         authenticator=ports.authenticator,
+        access_tokens=ports.access_tokens,
     )
     policies: list[Policy] = []
     for name, entries in effective(config.levels(service_config, route)).items():

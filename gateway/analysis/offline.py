@@ -23,7 +23,7 @@ from gateway.config.services import RequestTest
 from gateway.core.answers import INVALID_KEY
 from gateway.core.decision import Deny
 from gateway.core.identity import Consumer, Credential, Identity, declared_id
-from gateway.core.ports import Demand, Verdict
+from gateway.core.ports import ClientCredentialsGrant, Demand, TokenSource, Verdict
 from gateway.counters.memory import MemoryCounters
 from gateway.credentials.declared import Declared
 
@@ -132,6 +132,21 @@ class Roll:
         return True
 
 
+class MadeUpTokens:
+    """`AccessTokens` without an issuer: nobody is asked, and every grant has a token at once."""
+
+    def source(self, grant: ClientCredentialsGrant) -> TokenSource:
+        """Itself."""
+        return self
+
+    def token(self) -> bytes:
+        """A token that no request will carry."""
+        return b"offline"
+
+    def rejected(self, token: bytes) -> None:
+        """No upstream is asked either."""
+
+
 class Rehearsal:
     """A configuration, compiled to be asked what it would do."""
 
@@ -141,7 +156,8 @@ class Rehearsal:
         self._roll = Roll(loaded.config)
         self._counters = FreshCounters()
         stats = NoStats()
-        ports = Ports(StillClock(), self._counters, self._roll, lambda service, route: stats)
+        tokens = MadeUpTokens()
+        ports = Ports(StillClock(), self._counters, self._roll, lambda service, route: stats, tokens)
         self.snapshot = build(loaded, ports, registry)
         self._carriers = carriers(loaded.config)
 

@@ -17,7 +17,7 @@ from gateway.config.authority import Issuer, OAuth
 from gateway.config.identities import Client, Consumer, Organization
 from gateway.config.policies import Policies
 from gateway.config.services import RequestTest, Route, Service
-from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Settings
+from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Secret, Settings
 from gateway.core.units import parse_rate
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.\-_]*)):(?P<port>\d{1,5})")
@@ -86,8 +86,6 @@ CountersUrl = Annotated[
     WithJsonSchema({"type": "string", "title": "Counters", "pattern": _COUNTERS, "examples": ["memory://"]}),
 ]
 KeyPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,32}$")]
-#: `SecretStr` keeps a secret out of every repr and dump.
-Secret = Annotated[SecretStr, WithJsonSchema({"type": "string", "title": "Secret"})]
 
 
 class Listen(Settings):

@@ -26,6 +26,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainSerializer,
     PlainValidator,
+    SecretStr,
     ValidationInfo,
     WithJsonSchema,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Room",
     "RouteName",
     "Scope",
+    "Secret",
     "Settings",
     "Size",
     "declared",
@@ -332,6 +334,10 @@ HeaderName = Annotated[
     ),
 ]
 """The name of a header, as written; case makes no difference."""
+
+
+Secret = Annotated[SecretStr, WithJsonSchema({"type": "string", "title": "Secret"})]
+"""Text that no repr, dump or report shows: `get_secret_value()` is the text."""
 
 
 # ── references ──────────────────────────────────────────────────────────────────────────────────

@@ -43,6 +43,7 @@ ADDRESS_DENIED = Answer(403, "IP address not allowed", "address")
 
 RATE_LIMITED = Answer(429, "API rate limit exceeded", "rate_limited", "quota-exceeded")
 OVERLOADED = Answer(503, "Service overloaded", "overloaded")
+ISSUER_UNAVAILABLE = Answer(503, "Identity provider unavailable", "identity_provider_unavailable")
 
 NO_ROUTE = Answer(404, "No route matched with those values", "no_route")
 

@@ -59,6 +59,14 @@ class OverloadError(PosternError):
         self.retry_after = retry_after
 
 
+class IssuerError(PosternError):
+    """Another issuer cannot be asked, or what it answers cannot be used; ask again after `retry_after` seconds."""
+
+    def __init__(self, text: str, retry_after: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
 class NotFoundError(PosternError):
     """No such organization, consumer or credential."""
 

@@ -41,10 +41,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateway.core.decision import ALLOW, Decision, Pending
+from gateway.core.ports import NO_ACCESS_TOKENS
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
-    from gateway.core.ports import Authenticator, Clock, Counters
+    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters
 
 
 class Phase(IntEnum):
@@ -88,6 +89,7 @@ class Environment:
     clock: Clock
     counters: Counters
     authenticator: Authenticator
+    access_tokens: AccessTokens = NO_ACCESS_TOKENS
 
 
 class Policy(ABC):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.core.errors import IssuerError
 
 # Read when the classes are made, not by type checkers alone: a compiled dataclass knows its fields' types.
 from gateway.core.identity import Consumer, Credential, Identity
@@ -98,3 +100,70 @@ class Authenticator(Protocol):
     def still_valid(self, identity: Identity, now: float) -> bool:
         """False once the identity's credential, consumer or groups have changed since it was verified."""
         ...
+
+
+# ── access tokens of other issuers ──────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ClientCredentialsGrant:
+    """How the gateway itself gets an access token of another issuer (RFC 6749 §4.4).
+
+    `auth` is "post" (id and secret in the form) or "basic" (RFC 6749 §2.3.1); `scheme` is what stands before the
+    token, "Bearer" or "JWT"; `form` are further fields of the form; `timeout` is in seconds.
+    """
+
+    token_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: str = ""
+    audience: str = ""
+    auth: str = "post"
+    scheme: str = "Bearer"
+    form: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    timeout: float = 5.0
+
+
+class TokenSource(Protocol):
+    """The access token of one grant: fetched when it is first needed, then held and renewed."""
+
+    def token(self) -> bytes | Pending[bytes]:
+        """A token that holds now: at once where one is held, else a `Pending`.
+
+        Raises `IssuerError`, or fails with it: no token can be had for now.
+        """
+        ...
+
+    def rejected(self, token: bytes) -> None:
+        """The upstream answered 401 to this token; the next request may want another."""
+        ...
+
+
+class AccessTokens(Protocol):
+    """Access tokens that the gateway itself has been issued; they outlive a reload."""
+
+    def source(self, grant: ClientCredentialsGrant) -> TokenSource:
+        """The source of a grant's tokens, one for equal grants; it ends when nobody holds it any more."""
+        ...
+
+
+class NoAccessTokens:
+    """Where no issuer is ever asked: every token is refused."""
+
+    def source(self, grant: ClientCredentialsGrant) -> TokenSource:
+        """A source that gives nothing."""
+        return NoTokenSource()
+
+
+class NoTokenSource:
+    """See `NoAccessTokens`."""
+
+    def token(self) -> bytes | Pending[bytes]:
+        """Raises `IssuerError`."""
+        raise IssuerError("no issuer is asked here")
+
+    def rejected(self, token: bytes) -> None:
+        """Nothing was given that could be rejected."""
+
+
+NO_ACCESS_TOKENS: Final = NoAccessTokens()
