@@ -53,6 +53,7 @@ COMPILED = [
     "policies/_rate_limit_claims.py",
     "policies/_rate_limit_decision.py",
     "policies/_rate_limit_headers.py",
+    "policies/_request_transform.py",
     "policies/auth/api_key.py",
     "policies/auth/carriers.py",
     "policies/auth/establish.py",

@@ -14,6 +14,7 @@ from gateway.config.model import Config
 from gateway.config.policies import OFF, effective
 from gateway.config.problems import Path, Problem, listed
 from gateway.config.services import Route
+from gateway.core.http import fold
 from gateway.core.path import PathRules
 from gateway.routing.pattern import parse
 
@@ -114,12 +115,32 @@ def organization_without_capture(config: Config) -> Iterator[Problem]:
                 yield Problem(place, f"captures no {{{name}}}, without which organization refuses everybody")
 
 
+def organization_overwritten(config: Config) -> Iterator[Problem]:
+    """What `organization` judged, and a later step then lets the client overwrite."""
+    for path, _, settings in _routes(config):
+        match = str(getattr(settings.get("organization"), "match", ""))
+        kind, _, name = match.partition(".")
+        transformer = settings.get("request-transformer")
+        for step in ("rename", "append"):
+            sides = getattr(transformer, step, None)
+            if kind == "header":
+                pairs = getattr(sides, "headers", ())
+                wanted = fold(name.encode("ascii"))
+                hit = any(fold(pair[step == "rename"].encode("ascii")) == wanted for pair in pairs)
+            else:
+                pairs = getattr(sides, "query", ()) or getattr(sides, "querystring", ())
+                hit = kind == "query" and any(pair[step == "rename"] == name for pair in pairs)
+            if hit:
+                yield Problem(path, f"its request-transformer ({step}) writes {match} after organization has judged it")
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     shadowed_routes,
     idle_consumers,
     unknown_groups,
     public_but_closed,
     organization_without_capture,
+    organization_overwritten,
 )
 
 

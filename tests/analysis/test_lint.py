@@ -94,3 +94,23 @@ def test_groups(text: str, expected: list[str]) -> None:
 def test_an_organization_in_the_path(paths: str, expected: list[str]) -> None:
     assert lints(routes(f"name: r, {paths}, policies: {{organization: {{match: path.org}}}}")) == expected
     assert lints(routes(f"name: r, {paths}, policies: {{organization: {{match: query.org}}}}")) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "transformer", "step"),
+    [
+        ("header.X-School", "rename: {headers: {X-Other: x_school}}", "rename"),
+        ("header.X-School", "append: {headers: {X-School: a}}", "append"),
+        ("query.org", "rename: {query: {other: org}}", "rename"),
+        ("query.org", "append: {querystring: {org: a}}", "append"),
+        ("query.org", "replace: {query: {org: a}}", ""),
+        ("query.org", "rename: {query: {org: other}}", ""),
+        ("query.org", "rename: {headers: {X-A: org}}", ""),
+    ],
+)
+def test_an_organization_that_is_overwritten(match: str, transformer: str, step: str) -> None:
+    found = lints(
+        routes(f"name: r, policies: {{organization: {{match: {match}}}, request-transformer: {{{transformer}}}}}")
+    )
+    text = f"{ROUTE}: its request-transformer ({step}) writes {match} after organization has judged it"
+    assert found == ([text] if step else [])

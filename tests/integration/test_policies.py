@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.gateways import Keys, get, proxied
+from tests.integration.gateways import Keys, chunked, eventually, get, proxied, request
 from tests.policies.helpers import make_identity
 from upstream_stub.raw import by_query
 
@@ -59,3 +59,52 @@ async def test_organization(match: str, target: str, headers: tuple[str, ...], s
             assert (b'"error": "Organization mismatch"' in response.body) is (status == 403)
             assert (await client.request(get(target, bearer("w"), *headers))).status == 403
         assert [request.header("X-Consumer-Username") for request in upstream.requests] == ["reader"] * (status == 200)
+
+
+TRANSFORMED = """{auth: {any_of: [api-key]}, request-transformer: {
+  remove: {headers: [X-Debug], query: [debug]},
+  rename: {headers: {X-Old: X-New}, query: {old: new}},
+  replace: {headers: {X-Role: guest}, query: {role: guest}},
+  add: {headers: {Authorization: "Bearer lms"}, query: {lang: en}},
+  append: {headers: ["X-Seen:postern"]}}}"""
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "sent_target", "sent"),
+    [
+        ("/", (), "/?lang=en", {"Authorization": "Bearer lms", "X-Seen": "postern"}),
+        ("/?debug", ("X_Debug: 1",), "/?lang=en", {"X_Debug": None, "X-Debug": None}),
+        ("/?old=%7e&lang=de&role=admin", ("X-Old: 1",), "/?new=%7e&lang=de&role=guest", {"X-New": "1", "X-Old": None}),
+        ("/?lang=%64e", ("X_Role: admin",), "/?lang=%64e", {"X_Role": None, "X-Role": "guest"}),
+        ("/", ("X-Seen: you",), "/?lang=en", {"X-Seen": "you"}),
+    ],
+)
+async def test_request_transformer(
+    target: str, headers: tuple[str, ...], sent_target: str, sent: dict[str, str | None]
+) -> None:
+    async with proxied(by_query, KEYS, policies=TRANSFORMED) as (upstream, gateway):
+        async with await gateway.connect() as client:
+            assert (await client.request(get(target, bearer("r"), *headers))).status == 200
+        (request,) = upstream.requests
+        assert request.target == sent_target
+        assert {name: request.header(name) for name in sent} == sent
+        assert b"pnsec_" not in request.head
+
+
+async def test_a_query_of_which_nothing_is_left() -> None:
+    policies = "{request-transformer: {remove: {query: [a]}}}"
+    async with proxied(by_query, policies=policies) as (upstream, gateway):
+        for target in ("/x?a=1", "/x?", "/x?b"):
+            assert (await gateway.get(target)).status == 200
+        assert [request.target for request in upstream.requests] == ["/x", "/x?", "/x?b"]
+
+
+async def test_nothing_is_brought_back_behind_a_chunked_body() -> None:
+    policies = "{request-transformer: {remove: {headers: [X-Debug]}, replace: {headers: {X-Role: guest}}}}"
+    head = request("POST", "/", "Transfer-Encoding: chunked", "TE: trailers", "Trailer: X-Debug, X-Role")
+    async with proxied(by_query, policies=policies) as (upstream, gateway), await gateway.connect() as client:
+        end = b"0\r\nX-Debug: 1\r\nX_Role: admin\r\nX-Sum: 2\r\n\r\n"
+        assert (await client.request(head + chunked(b"body", end=end), "POST")).status == 200
+        await eventually(lambda: b"body" in upstream.requests[0].body)
+        body = bytes(upstream.requests[0].body)
+        assert (b"Debug" in body, b"Role" in body) == (False, False)
