@@ -43,6 +43,7 @@ COMPILED = [
     "gateway/proxy/ring.py",
     "gateway/proxy/sinks.py",
     "gateway/proxy/targets.py",
+    "gateway/proxy/tunnel.py",
     "gateway/proxy/upstream.py",
     "gateway/routing/level.py",
     "gateway/routing/router.py",

@@ -120,6 +120,8 @@ def _service(config: ServiceConfig) -> Service:
         read_timeout=_ns(config.read_timeout),
         write_timeout=_ns(config.write_timeout),
         retries=config.retries,
+        tunnel_idle=_ns(config.websockets.idle_timeout),
+        tunnel_total=_ns(config.websockets.total_timeout),
         address=str(origin),
     )
 

@@ -105,6 +105,8 @@ class Service:
     write_timeout: int = 60 * SECOND
     retries: int = 1
     address: str = ""
+    tunnel_idle: int = 3600 * SECOND
+    tunnel_total: int = 0
     targets: tuple[Target, ...] = ()
     balance: str = "round-robin"
     health: Health = UNWATCHED

@@ -16,6 +16,7 @@ from upstream_stub.misbehaviours import head, script
 from upstream_stub.steps import End, Script, Send, play
 
 _MAX_HEAD = 1 << 20
+_ENDLESS = 1 << 62
 
 
 @dataclass(slots=True)
@@ -119,6 +120,8 @@ class _Connection(asyncio.Protocol):
             coding = (request.header("transfer-encoding") or "").lower()
             # None: the body lasts until the chunk of length 0.
             self._left = None if coding == "chunked" else int(request.header("content-length") or 0)
+            if request.header("upgrade") is not None:
+                self._left = _ENDLESS  # what follows a handshake is no request
             self._take_body()
             self._server.requests.append(request)
             self._playing = True

@@ -291,6 +291,13 @@ class Health(Settings):
     )
 
 
+class WebSockets(Settings):
+    """How long a WebSocket may live."""
+
+    idle_timeout: Duration = Field(default=3600.0, description="How long it may be silent, both ways; `0s`: for ever.")
+    total_timeout: Duration = Field(default=0.0, description="How long it may last in all; `0s`: for ever.")
+
+
 class Service(Settings):
     """One LMS (or one part of it) behind the gateway."""
 
@@ -311,6 +318,7 @@ class Service(Settings):
         default=False, description="Forward the client's `Host` in place of the upstream's own."
     )
     tls_verify: bool = Field(default=True, description="Verify an https upstream's certificate.")
+    websockets: WebSockets = Field(default=WebSockets(), description="How long WebSockets may live.")
     health: Health | None = Field(default=None, description="How targets are watched.")
     policies: Policies = Field(default={}, description="Policies of every route of this service.")
     routes: tuple[Route, ...] = Field(default=(), description="The ways in.")

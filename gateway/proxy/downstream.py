@@ -98,7 +98,7 @@ class Downstream:
         plane = self._plane
         self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
         plane.downstreams.add(self)
-        if len(plane.downstreams) > plane.snapshot.connections:
+        if len(plane.downstreams) + len(plane.tunnels) > plane.snapshot.connections:
             self._reject(answers.OVERLOADED, ((b"Retry-After", b"1"),))
 
     def data_received(self, data: bytes) -> None:
@@ -301,6 +301,22 @@ class Downstream:
             self.transport.resume_reading()
             if self.exchange is not None and not self._blocked and self._uploading(self.exchange):
                 self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+
+    def blocked(self) -> bool:
+        """Does the client take no more for now?"""
+        return self._blocked
+
+    def hand_over(self) -> asyncio.Transport | None:
+        """Give the transport to somebody else, None if it is gone: nothing more is heard of it here."""
+        transport = self.transport
+        if self._life != OPEN or transport is None or transport.is_closing() or self._half_closed:
+            return None
+        self.exchange = None
+        self.transport = None
+        self.deadline = 0
+        self._life = CLOSED
+        self._plane.downstreams.discard(self)
+        return transport
 
     def released(self, close: bool, now: int) -> None:
         """The exchange is over, at `now` of the monotonic clock, and its request was read to the end."""

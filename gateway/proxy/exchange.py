@@ -6,6 +6,7 @@ States and laws:
 * CONNECTING - decided, no upstream connection yet; still held.
 * FORWARDING - head and body go to the upstream; the response has not begun.
 * RESPONDING - the response's head has been written to the client; its body follows.
+* TUNNELLING - a WebSocket: both connections have changed hands (`tunnel`), what is left is to record its end.
 * DRAINING - answered; the rest of the request's body is read and thrown away.
 * DONE - everything is recorded; nothing may be written or called any more.
 
@@ -33,6 +34,7 @@ from gateway.proxy import messages
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, ChunkedReader, FramingError, chunk, reader
 from gateway.proxy.http1 import CHUNKED, Fields, Refused, RequestHead, ResponseHead, hostname_of
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
+from gateway.proxy.tunnel import POLICY_VIOLATION, Tunnel
 from gateway.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -59,17 +61,18 @@ DECIDING: Final = 0
 CONNECTING: Final = 1
 FORWARDING: Final = 2
 RESPONDING: Final = 3
-DRAINING: Final = 4
-DONE: Final = 5
+TUNNELLING: Final = 4
+DRAINING: Final = 5
+DONE: Final = 6
 
 
 class Exchange:
     """See the module."""
 
-    __slots__ = ("arrived", "bodiless", "chunked_out", "close", "context", "continued", "deadline", "decision",
-                 "downstream", "head", "hold", "interims", "peer", "pending", "plane", "reader", "reason", "received",
-                 "replay", "request_head", "retries", "route", "sent", "sent_at", "sink", "snapshot", "state",
-                 "status", "trailers", "upstream", "upstream_ns")  # fmt: skip
+    __slots__ = ("arrived", "bodiless", "carrier", "chunked_out", "close", "context", "continued", "deadline",
+                 "decision", "downstream", "head", "hold", "interims", "peer", "pending", "plane", "reader",
+                 "reason", "received", "replay", "request_head", "retries", "route", "sent", "sent_at", "sink",
+                 "snapshot", "state", "status", "trailers", "tunnel", "upstream", "upstream_ns")  # fmt: skip
 
     def __init__(self, downstream: Downstream, plane: Plane, head: RequestHead) -> None:
         self.downstream = downstream
@@ -93,6 +96,7 @@ class Exchange:
         self.continued = False
         #: What stood behind the last chunk of the response, where there was anything.
         self.trailers: Fields | None = None
+        self.tunnel: Tunnel | None = None
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────
 
@@ -220,6 +224,9 @@ class Exchange:
 
     def _broke(self, error: BaseException) -> None:
         _log.error("deciding request %s failed", self.context.request_id, exc_info=error)
+        if self.state >= RESPONDING:
+            self._rechecked(Deny(answers.INTERNAL_ERROR))
+            return
         self.pending = None
         self.refuse(Deny(answers.INTERNAL_ERROR))
 
@@ -377,8 +384,8 @@ class Exchange:
     def interim(self, response: ResponseHead) -> bool:
         """A 1xx from the upstream: relayed to who can read it; False if it ends the exchange."""
         self.interims += 1
-        if response.status == 101 or self.interims > MAX_INTERIM:
-            self.upstream_failed("a 101 that nobody asked for" if response.status == 101 else "too many 1xx responses")
+        if self.interims > MAX_INTERIM:
+            self.upstream_failed("too many 1xx responses")
             return False
         if self.head.version and (response.status != 100 or self.head.expects):
             self.downstream.write(messages.interim_head(response))
@@ -425,6 +432,54 @@ class Exchange:
         self.downstream.write(out + payload if payload else out)
         if last:
             self._responded(reusable)
+
+    def switched(self, response: ResponseHead, rest: bytes) -> None:
+        """A 101: if it answers the handshake, both connections become a tunnel; `rest` is what came behind it."""
+        context, route, connection, downstream = self.context, self.route, self.upstream, self.downstream
+        if route is None or connection is None or not messages.answers_upgrade(response, self.head):
+            self.upstream_failed("a 101 that nobody asked for")
+            return
+        if route.response_hooks and not self._hooked(route, response):
+            return
+        context.answer_lines.append(messages.UPGRADE)
+        try:
+            out = messages.response_head(response, context, False, False, 1)
+        except Exception as error:  # noqa: BLE001 - as in `respond`
+            self.crashed(error)
+            return
+        blocked, waiting = downstream.blocked(), downstream.take_inbox()
+        client = downstream.hand_over()
+        if client is None:
+            self.abort("the client left")
+            return
+        self.upstream = None
+        self.state = TUNNELLING
+        self.status = 101
+        self.deadline = 0
+        self.upstream_ns = monotonic_ns() - self.sent_at
+        service = route.service
+        tunnel = self.tunnel = Tunnel(self, client, connection.hand_over(), service.tunnel_idle, service.tunnel_total)
+        self.carrier = connection
+        self.plane.tunnels.add(tunnel)
+        client.write(out)
+        tunnel.begin(waiting, rest, blocked, connection.paused)
+
+    def tunnel_ended(self, sent: int) -> None:
+        """The WebSocket is over; `sent` bytes went to the client."""
+        if self.state == DONE:
+            return
+        self.sent = sent
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.cancel()
+        self._finish(monotonic_ns())
+        self._over()
+
+    def tunnel_forgotten(self) -> None:
+        """Both of its connections are gone."""
+        if self.tunnel is not None:
+            self.plane.tunnels.discard(self.tunnel)
+        self.carrier.pool.forget(self.carrier)
 
     def _hooked(self, route: Route, response: ResponseHead) -> bool:
         """Show the head to the policies that want to see it; False if one broke, which is answered here."""
@@ -504,6 +559,41 @@ class Exchange:
             else:
                 connection.close()
         self._end(now)
+
+    # ── what lasts is judged again ───────────────────────────────────────────────────────────
+
+    def recheck(self) -> None:
+        """Judge a tunnel or a stream again: its credential may have been revoked since it began."""
+        context, route = self.context, self.route
+        if route is None or self.pending is not None:
+            return
+        uploading = self.state == FORWARDING and self.reader is not None and not self.reader.done
+        if not uploading and self.state != RESPONDING and self.state != TUNNELLING:
+            return
+        began, context.now = context.now, time()
+        try:
+            decision = pipeline.recheck(context, route)
+        except pipeline.BROKEN as error:  # a policy is foreign code; what cannot be judged does not go on
+            _log.error("judging request %s again failed", context.request_id, exc_info=error)
+            decision = Deny(answers.INTERNAL_ERROR)
+        context.now = began
+        if isinstance(decision, Pending):
+            self.pending = decision
+            decision.then(self._rechecked, self._broke)
+        elif decision is not ALLOW:
+            self._rechecked(decision)
+
+    def _rechecked(self, decision: Decision) -> None:
+        self.pending = None
+        if self.state == DONE or not isinstance(decision, Deny) or decision.answer is answers.OVERLOADED:
+            return  # what nobody has time to judge now is judged at the next round
+        self.reason = decision.reason
+        if self.tunnel is not None:
+            self.tunnel.close(POLICY_VIOLATION)
+        elif self.state == FORWARDING:
+            self.refuse(decision)
+        else:
+            self.abort(f"ended, since {decision.answer.text}")
 
     # ── the gateway's own answers ────────────────────────────────────────────────────────────
 

@@ -6,6 +6,8 @@ Law: a header of contract §3 reaches the upstream only as written here, whateve
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
 from gateway.core.answers import reason_phrase
+from gateway.core.context import index_fields
 from gateway.core.http import CREDENTIALS, NO_TRAILERS, RESPONSE_DROP, Kind, classify, fold, tokens
-from gateway.proxy.http1 import CHUNKED, Fields, RequestHead, ResponseHead
+from gateway.proxy.http1 import CHUNKED, NO_BODY, Fields, RequestHead, ResponseHead
 from gateway.proxy.lines import watch
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ _TRUSTED: Final = int(Kind.TRUSTED)
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: A 405 says what would do (RFC 9110 §15.5.6): every method but TRACE and CONNECT may pass, if its route allows it.
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+#: What both sides of a WebSocket's handshake say to the next hop.
+UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+_WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: Members of Connection that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 
@@ -194,10 +200,42 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
         out.append(b"Content-Length: %d\r\n" % framing)
     if head.expects:
         out.append(b"Expect: 100-continue\r\n")
-    if b"te" in head.index and head.version and b"trailers" in tokens(head.index[b"te"]):
+    if head.options and asks_upgrade(head):
+        out.append(UPGRADE)
+    elif b"te" in head.index and head.version and b"trailers" in tokens(head.index[b"te"]):
         out.append(b"TE: trailers\r\nConnection: TE\r\n")
     out.append(b"\r\n")
     return b"".join(out)
+
+
+def asks_upgrade(head: RequestHead) -> bool:
+    """Does a request ask for a WebSocket (RFC 6455 §4.1)?  No other protocol is switched to: h2c would tunnel requests
+    past every policy."""
+    index = head.index
+    return (
+        head.method == b"GET"
+        and head.version == 1
+        and head.framing == NO_BODY
+        and b"upgrade" in head.options
+        and b"sec-websocket-key" in index
+        and b"upgrade" in index
+        and tokens(index[b"upgrade"]) == [b"websocket"]
+    )
+
+
+def answers_upgrade(response: ResponseHead, head: RequestHead) -> bool:
+    """Is a 101 the answer to this request's handshake (RFC 6455 §4.1: Upgrade, Connection, Sec-WebSocket-Accept)?"""
+    index, repeated = index_fields(response.fields)
+    key = head.index.get(b"sec-websocket-key", b"")
+    accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest())
+    return (
+        asks_upgrade(head)
+        and response.version == 1
+        and b"upgrade" in response.options
+        and tokens(index.get(b"upgrade", b"")) == [b"websocket"]
+        and b"sec-websocket-accept" not in repeated
+        and index.get(b"sec-websocket-accept") == accept
+    )
 
 
 def _may_trail(name: bytes, head: RequestHead, context: Context) -> bool:
@@ -291,7 +329,7 @@ def response_head(response: ResponseHead, context: Context, chunked: bool, close
         out += context.answer_lines
     if chunked:
         out.append(b"Transfer-Encoding: chunked\r\n")
-    elif response.length is not None and response.status != 204:
+    elif response.length is not None and response.status != 204 and response.status != 101:
         out += (b"Content-Length: ", response.length, b"\r\n")
     if close:
         out.append(b"Connection: close\r\n")

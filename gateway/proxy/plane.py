@@ -17,10 +17,12 @@ from gateway.core.answers import Answer
 from gateway.proxy import messages
 from gateway.proxy.lines import forget_lines
 from gateway.proxy.targets import Targets
+from gateway.proxy.tunnel import FAREWELL, GOING_AWAY
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import Downstream
     from gateway.proxy.pool import Pool
+    from gateway.proxy.tunnel import Tunnel
     from gateway.snapshot import Service, Snapshot
 
 _log = logging.getLogger("postern.proxy")
@@ -29,6 +31,10 @@ _log = logging.getLogger("postern.proxy")
 TICK: Final = 0.25
 #: Ticks after which the memory of header lines starts anew, to follow the traffic: a minute.
 _FORGET_LINES: Final = 240
+#: Ticks between two rounds in which what lasts is judged again: revoking a credential ends its streams within a second.
+_RECHECK: Final = 2
+#: How old what lasts must be, in nanoseconds: what is younger has just been judged.
+_LASTING: Final = 400_000_000
 _BYTES: Final = [format(number, "02x") for number in range(256)]
 
 
@@ -73,6 +79,8 @@ class Plane:
         self.access = access
         self.draining = False
         self.downstreams: set[Downstream] = set()
+        #: WebSockets: their clients are no longer among `downstreams`.
+        self.tunnels: set[Tunnel] = set()
         self.targets = targets if targets is not None else Targets(loop)
         self.targets.adopt(snapshot.services)
         self.date = formatdate(usegmt=True).encode()
@@ -136,14 +144,25 @@ class Plane:
         until = time.monotonic() + seconds
         for connection in list(self.downstreams):
             connection.drain()
-        while self.downstreams and time.monotonic() < until and not self._cut:
+        while (self.downstreams or self.tunnels) and time.monotonic() < until and not self._cut:
             await asyncio.sleep(0.02)
             for connection in list(self.downstreams):
                 connection.drain()
         clean = not self.downstreams
         for connection in list(self.downstreams):
             connection.reset()
+        await self._farewell()
         return clean
+
+    async def _farewell(self) -> None:
+        """Close the WebSockets that are left, with a closing frame where one can be said."""
+        until = time.monotonic_ns() + FAREWELL
+        while self.tunnels and time.monotonic_ns() < until:
+            for tunnel in list(self.tunnels):
+                tunnel.close(GOING_AWAY)
+            await asyncio.sleep(0.02)
+        for tunnel in list(self.tunnels):
+            tunnel.cut()
 
     def cut(self) -> None:
         """Drain no longer."""
@@ -160,7 +179,7 @@ class Plane:
         pools = self.targets.pools.values()
         active = sum(1 for connection in self.downstreams if connection.exchange is not None)
         return {
-            ("downstream", "active"): active,
+            ("downstream", "active"): active + len(self.tunnels),
             ("downstream", "idle"): len(self.downstreams) - active,
             ("upstream", "active"): sum(len(pool.connections) - len(pool.idle) for pool in pools),
             ("upstream", "idle"): sum(len(pool.idle) for pool in pools),
@@ -172,8 +191,11 @@ class Plane:
         self._ticks += 1
         if self._ticks % _FORGET_LINES == 0:
             forget_lines()
+        now = time.monotonic_ns()
         try:
-            self.sweep(time.monotonic_ns())
+            self.sweep(now)
+            if self._ticks % _RECHECK == 0:
+                self.recheck(now - _LASTING)
         except Exception:  # noqa: BLE001 - the next sweep must come, whatever one connection did to this one
             _log.exception("the deadline sweep failed")
 
@@ -184,4 +206,14 @@ class Plane:
         late = [c.exchange for c in self.downstreams if c.exchange is not None and 0 < c.exchange.deadline <= now]
         for exchange in late:
             exchange.expired()
+        for tunnel in [t for t in self.tunnels if t.deadline <= now or t.until <= now]:
+            tunnel.expired()
         self.targets.sweep(now)
+
+    def recheck(self, before: int) -> None:
+        """Judge again what began before this moment of the monotonic clock and still lasts."""
+        lasting = [c.exchange for c in self.downstreams if c.exchange is not None and c.exchange.arrived < before]
+        for exchange in lasting:
+            exchange.recheck()
+        for tunnel in list(self.tunnels):
+            tunnel.recheck()

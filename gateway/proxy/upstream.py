@@ -95,6 +95,13 @@ class Upstream:
         if self.transport is not None and not self._lost:
             self.transport.resume_reading()
 
+    def hand_over(self) -> asyncio.Transport:
+        """Give the transport to somebody else: nothing more is heard of it here."""
+        self.exchange = None
+        self._lost = True
+        assert self.transport is not None  # noqa: S101 - a response came on it
+        return self.transport
+
     def close(self) -> None:
         """End the connection, whatever was on it."""
         self.exchange = None
@@ -139,6 +146,10 @@ class Upstream:
                 return
             if response.status >= 200:
                 break
+            if response.status == 101:
+                self._inbox = b""
+                exchange.switched(response, data)
+                return
             if not exchange.interim(response):
                 return
             if not data:
