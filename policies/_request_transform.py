@@ -43,7 +43,7 @@ class HeaderSteps:
         self._watched = frozenset(watched)
         # A chunked body may bring fields behind it, which these steps would never see.
         self._settled = tuple(sorted(settled))
-        self._unmet = b"".join(self._run({})[1])
+        self._unmet = self._run({})[1]
 
     def apply(self, context: Context) -> None:
         """Leave in the context what the upstream gets in place of the client's lines."""
@@ -53,8 +53,7 @@ class HeaderSteps:
                 if fold(name) in watched:
                     break
             else:
-                if self._unmet:
-                    context.upstream_lines.append(self._unmet)
+                context.upstream_lines += self._unmet
                 if context.content_length is None:
                     context.hidden += self._settled
                 return

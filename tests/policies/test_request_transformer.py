@@ -217,6 +217,14 @@ def test_a_hidden_parameter_is_not_there(config: dict[str, Any], expected: bytes
     assert transformed(config, context).upstream_query == expected
 
 
+def test_each_line_stands_alone() -> None:
+    """Policies after this one look for lines of theirs."""
+    config = {"add": {"headers": {"X-A": "1", "X-B": "2"}}, "append": {"headers": ["X-C:3"]}}
+    lines = [b"X-A: 1\r\n", b"X-B: 2\r\n", b"X-C: 3\r\n"]
+    assert transformed(config, make_context()).upstream_lines == lines
+    assert transformed(config, make_context(headers={"X-C": "0"})).upstream_lines == lines
+
+
 def test_what_another_policy_made_of_the_query_goes_on() -> None:
     context = make_context(query=b"a=1")
     context.upstream_query = b"b=2"
