@@ -62,8 +62,8 @@ class Context:
     * `identity` - who is calling, or None.
     * `hidden` - lower-case header names that the upstream must not get; `hidden_query` - names of query
       parameters that it must not get.
-    * `upstream_lines` - header lines for the upstream, each ending in CRLF; `upstream_query` - the query string that
-      the upstream gets in place of the client's (`hidden_query` still applies), None for the client's own.
+    * `upstream_lines` - header lines for the upstream, one each, ending in CRLF; `upstream_query` - the query string
+      that the upstream gets in place of the client's (`hidden_query` still applies), None for the client's own.
     * `answer_lines` - header lines that stand on whatever answer the client gets, each ending in CRLF;
       `replaced` - sets of lower-case names: an upstream's own headers of these names are dropped.
     * `tap` - who wants to see the response's body as it is relayed (set from `on_response_head`), or None.

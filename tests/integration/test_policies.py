@@ -108,3 +108,14 @@ async def test_nothing_is_brought_back_behind_a_chunked_body() -> None:
         await eventually(lambda: b"body" in upstream.requests[0].body)
         body = bytes(upstream.requests[0].body)
         assert (b"Debug" in body, b"Role" in body) == (False, False)
+
+
+async def test_the_lms_s_own_credential_comes_after_what_was_added() -> None:
+    policies = """{
+      request-transformer: {add: {headers: {X-A: a, Authorization: Bearer added}, query: {wstoken: added}}},
+      upstream-credential: {header: {name: Authorization, value: Bearer lms}}}"""
+    async with proxied(by_query, policies=policies) as (upstream, gateway):
+        assert (await gateway.get("/")).status == 200
+        (request,) = upstream.requests
+        assert [value for name, value in request.headers if name == "Authorization"] == ["Bearer lms"]
+        assert (request.header("X-A"), request.target) == ("a", "/?wstoken=added")
