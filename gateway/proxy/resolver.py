@@ -122,10 +122,8 @@ class Resolver:
         if self._dns is None:
             import aiodns
 
-            # "fb": files, then DNS.
-            self._dns = aiodns.DNSResolver(
-                nameservers=self._servers, loop=self._loop, timeout=_TIMEOUT, tries=_TRIES, lookups="fb"
-            )
+            # Files, then DNS is c-ares' default; saying so by `lookups` hands it a buffer that pycares 5 has freed.
+            self._dns = aiodns.DNSResolver(nameservers=self._servers, loop=self._loop, timeout=_TIMEOUT, tries=_TRIES)
         return self._dns
 
 
