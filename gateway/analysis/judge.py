@@ -108,6 +108,9 @@ async def judge(
     context = _read(snapshot, request)
     if isinstance(context, Answer):
         return _refused(context)
+    if context.path == "*":
+        # Asks about the gateway itself, which answers (RFC 9112 §3.2.4); no route is named by it.
+        return Judgement(204, None, "gateway", reason_phrase(204), context)
     match = _match(snapshot, context)
     if match is not None and token is not None:
         context = _read(snapshot, request.carrying(token, carrier_of(match[0].name)))
@@ -155,7 +158,7 @@ def _read(snapshot: Snapshot, request: Request) -> Context | Answer:
             hostname = hostname_of(host)
             scheme = request.target.partition(_ABSOLUTE)[0].lower() if _ABSOLUTE in request.target else scheme
         raw, _, query = target.partition(b"?")
-        path = canonical(raw, snapshot.paths) if raw != b"*" else "*"
+        path = "*" if target == b"*" and request.method == "OPTIONS" else canonical(raw, snapshot.paths)
     except Refused as refused:
         return refused.answer
     except (PathError, ValueError):
