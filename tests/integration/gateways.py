@@ -22,7 +22,7 @@ from gateway.core.answers import INVALID_KEY
 from gateway.core.decision import Deny, Pending
 from gateway.core.identity import Consumer, Identity
 from gateway.core.policy import Policy
-from gateway.core.ports import Authenticator
+from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator
 from gateway.counters.memory import MemoryCounters
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
@@ -298,7 +298,10 @@ def chunked(*pieces: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
 
 @asynccontextmanager
 async def running_gateway(
-    text: str, policies: Mapping[str, type[Policy]] | None = None, authenticator: Authenticator | None = None
+    text: str,
+    policies: Mapping[str, type[Policy]] | None = None,
+    authenticator: Authenticator | None = None,
+    access_tokens: AccessTokens = NO_ACCESS_TOKENS,
 ) -> AsyncIterator[Gateway]:
     """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys."""
     loop = asyncio.get_running_loop()
@@ -310,7 +313,7 @@ async def running_gateway(
     def counted(service: str, route: str) -> RouteStats:
         return stats.setdefault((service, route), RouteStats())
 
-    ports = Ports(SystemClock(), counters, known_keys, counted)
+    ports = Ports(SystemClock(), counters, known_keys, counted, access_tokens)
 
     def compiled(source: str) -> Snapshot:
         return build(load_bytes(source.encode(), Path("config.yaml"), environ={}, policies=known), ports, known)

@@ -80,20 +80,21 @@ def fetch(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-async def launch(config: Path) -> asyncio.subprocess.Process:
+async def launch(config: Path, access_log: str = "off") -> asyncio.subprocess.Process:
     """`postern run` with a configuration; its output is to be read."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", "run", "--config", str(config), "--access-log", "off", "--log-format", "json",
+        sys.executable, "-m", "gateway", "run", "--config", str(config), "--access-log", access_log,
+        "--log-format", "json",
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
 
 
 @asynccontextmanager
-async def running_program(folder: Path, text: str) -> AsyncIterator[Program]:
+async def running_program(folder: Path, text: str, access_log: str = "off") -> AsyncIterator[Program]:
     """Run `text`, a configuration without `listen` and `store`, in a folder; ends the program in the end."""
     config = folder / "config.yaml"
     config.write_text(settled(folder, text), "utf-8")
-    process = await launch(config)
+    process = await launch(config, access_log)
     program = Program(process, config, 0, 0)
     reading = asyncio.create_task(_read_events(process, program))
     try:
