@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gateway.admin.app import ControlServer
 from gateway.build import Ports, build
+from gateway.cache.opening import ResponseCaches
 from gateway.config.loader import Loaded, load
 from gateway.config.model import Config
 from gateway.core.garbage import for_good
@@ -182,7 +183,10 @@ class App:
         self.access = self._access_log(config)
         if self.access is not None:
             stack.callback(self.access.close, _LAST_LINES)
-        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route, tokens)
+        cache = config.cache
+        self.responses = ResponseCaches(cache.backend, cache.size, cache.max_object)
+        stack.push_async_callback(self.responses.close)
+        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route, tokens, self.responses.open)
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
             self.plane = Plane(build(self.loaded, self._ports), loop, self.access)
@@ -239,6 +243,7 @@ class App:
         metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
         metrics.gauge("postern_counters_up", (), lambda: True)
         metrics.gauge("postern_revocation_lag_seconds", (), lambda: self.store.changes.lag)
+        metrics.gauge("postern_cache_total", ("route", "result"), self.responses.tally)
         metrics.gauge("postern_credential_cache_total", ("result",), lambda: _tally(verifier.tally))
         metrics.gauge(
             "postern_upstream_target_healthy",

@@ -40,18 +40,20 @@ from gateway.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters
+    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters, ResponseCache
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What outlives a configuration and is lent to its policies; `stats` counts for a (service, route)."""
+    """What outlives a configuration and is lent to its policies; `stats` counts for a (service, route),
+    `response_cache` opens the cache of responses when a policy first wants it (None: there is none)."""
 
     clock: Clock
     counters: Counters
     authenticator: Authenticator
     stats: Callable[[str, str], Stats]
     access_tokens: AccessTokens = NO_ACCESS_TOKENS
+    response_cache: Callable[[], ResponseCache] | None = None
 
 
 def build(loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None) -> Snapshot:
@@ -176,6 +178,7 @@ def _route(
         counters=ports.counters,
         authenticator=ports.authenticator,
         access_tokens=ports.access_tokens,
+        response_cache=ports.response_cache,
     )
     policies: list[Policy] = []
     for name, entries in effective(config.levels(service_config, route)).items():

@@ -30,7 +30,7 @@ _STILL = 0.1
 #: Seconds that requests which began before a swap get to end, before what they ran on is freed.
 _LAST_REQUESTS = 0.5
 #: What needs a restart to take effect.
-_RESTART = ("listen", "workers", "store", "counters", "secret_key")
+_RESTART = ("listen", "workers", "store", "counters", "cache", "secret_key")
 
 
 class ReloadMetrics(Protocol):

@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "issuers": ("core",),
     "counters": ("core",),
     "store": ("core",),
+    "cache": ("core",),
     "audit": ("core",),
     "telemetry": ("core",),
     # What a head may hold, and which of its lines are secret.
@@ -67,6 +68,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "alembic": ("gateway.store",),
     "aiosqlite": ("gateway.store",),
     "asyncpg": ("gateway.store",),
+    "aiocache": ("gateway.cache",),
     "redis": ("gateway.counters",),
     "hiredis": ("gateway.counters",),
     "authlib": ("gateway.oauth",),

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config.problems import Path, Problem
 
 #: Policies of the contract that are not built yet.
-LATER_POLICIES = frozenset({"proxy-cache"})
+LATER_POLICIES: frozenset[str] = frozenset()
 
 
 def _given(value: Any) -> bool:

@@ -142,7 +142,8 @@ def _later() -> Iterator[str]:
     yield "These are part of the format, and are refused with `… is not available yet`:\n"
     for gate in GATES:
         yield f"- `{gate.path}`: {gate.what}"
-    yield f"- the policies {', '.join(f'`{name}`' for name in sorted(LATER_POLICIES))}"
+    if LATER_POLICIES:
+        yield f"- the policies {', '.join(f'`{name}`' for name in sorted(LATER_POLICIES))}"
     yield "- what the tables of the policies above say so of\n"
     yield "These refuse nothing and do nothing yet:\n"
     yield "- the admin listener: `admin` and `listen.admin` are read and checked, but nothing is served there"

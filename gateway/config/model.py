@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gateway.config.authority import Issuer, OAuth
 from gateway.config.identities import Client, Consumer, Organization
@@ -75,6 +86,8 @@ def _beginning(pattern: str, wanted: str) -> AfterValidator:
 _STORE = r"^(sqlite:///.|postgresql://)"
 _COUNTERS = r"^(memory://$|rediss?://|unix://)"
 
+_CACHE = r"^(memory://$|rediss?://[^/])"
+
 StoreUrl = Annotated[
     str,
     _beginning(_STORE, "must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"),
@@ -84,6 +97,11 @@ CountersUrl = Annotated[
     str,
     _beginning(_COUNTERS, "must be memory:// or redis://HOST:6379/0"),
     WithJsonSchema({"type": "string", "title": "Counters", "pattern": _COUNTERS, "examples": ["memory://"]}),
+]
+CacheUrl = Annotated[
+    str,
+    _beginning(_CACHE, "must be memory:// or redis://HOST:6379/0"),
+    WithJsonSchema({"type": "string", "title": "Cache", "pattern": _CACHE, "examples": ["memory://"]}),
 ]
 KeyPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,32}$")]
 
@@ -104,6 +122,23 @@ class Credentials(Settings):
     public_prefix: KeyPrefix = Field(default="pnpub_", description="Begins the public part of every key.")
     secret_prefix: KeyPrefix = Field(default="pnsec_", description="Begins the secret part of every key.")
     bcrypt_rounds: int = Field(default=10, ge=4, le=14, description="The cost of a new key's hash.")
+
+
+class Cache(Settings):
+    """Where `proxy-cache` stores responses: an address alone, or a mapping. A change needs a restart."""
+
+    backend: CacheUrl = Field(
+        default="memory://",
+        repr=False,
+        description="`memory://`: each process has its own; or `redis://HOST:6379/0` (`rediss:` for TLS), shared by "
+        "all that name it. While it cannot be asked, upstreams are.",
+    )
+    size: Room = Field(
+        default=64 * 1024 * 1024,
+        description="All that is kept in memory; what was used least recently leaves first. Redis has limits of its "
+        "own (`maxmemory`).",
+    )
+    max_object: Room = Field(default=1024 * 1024, description="The largest response that is stored.")
 
 
 class Guesses(Settings):
@@ -174,6 +209,20 @@ class Admin(Settings):
     sunbird: Sunbird | None = Field(default=None, description="Serve Sunbird's consumer API there.")
 
 
+class _AddressAlone:
+    """Read `cache: redis://…` as `cache: {backend: redis://…}`."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "title": "Cache", "pattern": _CACHE}, handler(schema)]}
+
+
+def _address_alone(value: Any) -> Any:
+    return {"backend": value} if isinstance(value, str) else value
+
+
+OneCache = Annotated[Cache, BeforeValidator(_address_alone), _AddressAlone()]
+
+
 class Config(Settings):
     """`config.yaml`: everything that Postern is told."""
 
@@ -192,6 +241,9 @@ class Config(Settings):
         default="memory://",
         repr=False,
         description="Where requests are counted: `memory://` or `redis://HOST:6379/0`. A change needs a restart.",
+    )
+    cache: OneCache = Field(
+        default=Cache(), description="Where `proxy-cache` stores responses. A change needs a restart."
     )
     secret_key: Secret = Field(
         default=SecretStr(""),

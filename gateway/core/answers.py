@@ -61,6 +61,7 @@ INTERNAL_ERROR = Answer(500, "An unexpected error occurred", "internal_error")
 BAD_GATEWAY = Answer(502, "An invalid response was received from the upstream server", "bad_gateway")
 UPSTREAM_UNAVAILABLE = Answer(503, "The upstream server is currently unavailable", "upstream_unavailable")
 UPSTREAM_TIMEOUT = Answer(504, "The upstream server is timing out", "upstream_timeout")
+NOT_CACHED = Answer(504, "No stored response fits the request", "not_cached")
 
 _JSON = b"application/json; charset=utf-8"
 _PROBLEM = b"application/problem+json"

@@ -70,6 +70,7 @@ class Context:
     * `body_limit` - the largest body in bytes that may pass, None for no limit but the listener's.
     * `decided_by` - the name of the policy that ended the request (set by the pipeline), "" where none did.
     * `counted` - what rate limits counted so far, for those that count later (None: nothing).
+    * `caching` - what the cache of responses knows of this request until it is over (None: nothing).
     * `granted` - how the identity was established, for its recheck after a wait (see `Policy.recheck`).
     """
 
@@ -77,6 +78,7 @@ class Context:
         "answer_lines",
         "arrived",
         "body_limit",
+        "caching",
         "captures",
         "client",
         "content_length",
@@ -144,6 +146,7 @@ class Context:
         self.tap: Tap | None = None
         self.body_limit: int | None = None
         self.counted: Any = None
+        self.caching: Any = None
         self.granted: object = None
         self.decided_by = ""
 

@@ -35,7 +35,7 @@ ports in `Environment`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,7 +45,7 @@ from gateway.core.ports import NO_ACCESS_TOKENS
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
-    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters
+    from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters, ResponseCache
 
 
 class Phase(IntEnum):
@@ -82,7 +82,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a policy may use, handed to it when it is assembled for the route `route` of the service `service`."""
+    """What a policy may use, handed to it when it is assembled for the route `route` of the service `service`.
+
+    `response_cache` opens the cache of responses when it is first called; None: there is none.
+    """
 
     route: str
     service: str
@@ -90,6 +93,7 @@ class Environment:
     counters: Counters
     authenticator: Authenticator
     access_tokens: AccessTokens = NO_ACCESS_TOKENS
+    response_cache: Callable[[], ResponseCache] | None = None
 
 
 class Policy(ABC):

@@ -67,6 +67,51 @@ class Counters(Protocol):
         ...
 
 
+# ── stored responses ────────────────────────────────────────────────────────────────────────────
+
+
+class ResponseCache(Protocol):
+    """Where responses are stored, as opaque bytes: a bounded place that may forget anything at any time.
+
+    Each value has a key and belongs to a resource, so that all that is stored of a resource can be dropped at once.
+    Nothing here raises: what cannot be asked has nothing, what cannot be written is not stored (and is logged).
+    One instance serves all routes and outlives every reload; it belongs to the event loop's thread.
+    """
+
+    @property
+    def largest(self) -> int:
+        """The largest value that is taken, in bytes."""
+        ...
+
+    def find(self, resource: str, key: str) -> bytes | Pending[bytes | None] | None:
+        """What was stored of this resource under this key, or None."""
+        ...
+
+    def moment(self, resource: str) -> int:
+        """A number that changes whenever something of this resource is dropped (and sometimes without)."""
+        ...
+
+    def keep(self, resource: str, key: str, value: bytes, seconds: float, moment: int) -> Pending[None] | None:
+        """Store a value for so long, unless something of its resource was dropped since `moment`.
+
+        Returns None if it is done, else a `Pending` that is delivered once others can find the value, or cannot.
+        """
+        ...
+
+    def drop(self, resource: str) -> None:
+        """Forget all that is stored of a resource: from now on `find` has none of it."""
+        ...
+
+    def collect(self, size: int) -> bool:
+        """Take room for so many bytes of responses that are still coming (less than 0: give it back); False if there
+        is none left."""
+        ...
+
+    def count(self, route: str, result: str) -> None:
+        """Count one answer of a route by what the cache did: "hit", "miss", "refresh" or "bypass"."""
+        ...
+
+
 # ── identity ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -114,6 +114,7 @@ class Exchange:
             try:
                 target, head.host = messages.absolute_form(target, head.host)
                 hostname = hostname_of(head.host)
+                head.index[b"host"] = head.host  # policies see the host that the request is for, too
             except (ValueError, Refused):
                 problem = answers.BAD_REQUEST
         raw, _, query = target.partition(b"?")

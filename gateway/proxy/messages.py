@@ -361,20 +361,29 @@ def own_head(
 ) -> bytes:
     """The head of an answer of the gateway's own.
 
-    How it is framed and whether the connection stays is ours to say, whatever `headers` name.  Raises ValueError
-    for one that would be another line, too.
+    How it is framed and whether the connection stays is ours to say, whatever `headers` name; `date` and our own name
+    stand where these have neither `Date` nor `Server` (a stored response keeps its own).  Raises ValueError for one
+    that would be another line, too.
     """
-    out = [
-        b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode()),
-        b"Date: ",
-        date,
-        b"\r\nServer: postern\r\n",
-    ]
+    given: list[bytes] = []
+    dated = served = False
     for name, value in headers:
         if b"\r" in value or b"\n" in value or not _NAME.fullmatch(name):
             raise ValueError("a policy's answer holds a header that is not one line")
-        if name.lower() not in RESPONSE_DROP:
-            out += (name, b": ", value, b"\r\n")
+        lower = name.lower()
+        if lower in RESPONSE_DROP:
+            continue
+        given += (name, b": ", value, b"\r\n")
+        if lower == b"date":
+            dated = True
+        elif lower == b"server":
+            served = True
+    out = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status).encode())]
+    if not dated:
+        out += (b"Date: ", date, b"\r\n")
+    if not served:
+        out.append(b"Server: postern\r\n")
+    out += given
     if lines:
         out += lines
     if status >= 200 and status not in (204, 304):

@@ -92,6 +92,12 @@ FAMILIES = (
         ("result",),
         "Credential look-ups, by what the cache of verified credentials said.",
     ),
+    Family(
+        "postern_cache_total",
+        Kind.COUNTER,
+        ("route", "result"),
+        "Answers of routes with `proxy-cache`, by what the cache of responses did.",
+    ),
     Family("postern_bcrypt_queue", Kind.GAUGE, (), "Secrets that wait to be verified by bcrypt."),
     Family(
         "postern_connections",

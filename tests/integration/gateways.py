@@ -10,19 +10,20 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
 from gateway.build import Ports, build
+from gateway.cache.opening import ResponseCaches
 from gateway.config.loader import load_bytes
 from gateway.core.answers import INVALID_KEY
 from gateway.core.decision import Deny, Pending
 from gateway.core.identity import Consumer, Identity
 from gateway.core.policy import Policy
-from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator
+from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator, ResponseCache
 from gateway.counters.memory import MemoryCounters
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
@@ -302,8 +303,10 @@ async def running_gateway(
     policies: Mapping[str, type[Policy]] | None = None,
     authenticator: Authenticator | None = None,
     access_tokens: AccessTokens = NO_ACCESS_TOKENS,
+    response_cache: Callable[[], ResponseCache] | None = None,
 ) -> AsyncIterator[Gateway]:
-    """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys."""
+    """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys,
+    `response_cache` stores responses (by default in memory)."""
     loop = asyncio.get_running_loop()
     known = {**installed_policies(), **(policies or {})}
     stats: dict[tuple[str, str], RouteStats] = {}
@@ -313,7 +316,9 @@ async def running_gateway(
     def counted(service: str, route: str) -> RouteStats:
         return stats.setdefault((service, route), RouteStats())
 
-    ports = Ports(SystemClock(), counters, known_keys, counted, access_tokens)
+    if response_cache is None:
+        response_cache = ResponseCaches("memory://", 64 << 20, 1 << 20).open
+    ports = Ports(SystemClock(), counters, known_keys, counted, access_tokens, response_cache)
 
     def compiled(source: str) -> Snapshot:
         return build(load_bytes(source.encode(), Path("config.yaml"), environ={}, policies=known), ports, known)

@@ -519,6 +519,23 @@ def test_a_header_of_our_own_answers_is_one_line(field: tuple[bytes, bytes]) -> 
 
 
 @pytest.mark.parametrize(
+    ("headers", "date", "server"),
+    [
+        ((), b"Sat, 01 Jan 2000 00:00:00 GMT", b"postern"),
+        (((b"date", b"Sun, 02 Jan 2000 00:00:00 GMT"),), b"Sun, 02 Jan 2000 00:00:00 GMT", b"postern"),
+        (((b"Server", b"lms/1"),), b"Sat, 01 Jan 2000 00:00:00 GMT", b"lms/1"),
+    ],
+)
+def test_an_answer_that_has_its_own_date_and_server_keeps_them(
+    headers: tuple[tuple[bytes, bytes], ...], date: bytes, server: bytes
+) -> None:
+    head = own_head(200, headers, b"", (), b"Sat, 01 Jan 2000 00:00:00 GMT", False, 1).lower()
+    assert (head.count(b"\r\ndate: "), head.count(b"\r\nserver: ")) == (1, 1)
+    assert b"\r\ndate: " + date.lower() in head
+    assert b"\r\nserver: " + server in head
+
+
+@pytest.mark.parametrize(
     ("status", "body", "length"),
     [(200, b"pong", b"4"), (200, b"", b"0"), (204, b"", None), (304, b"", None), (413, b"{}", b"2")],
 )

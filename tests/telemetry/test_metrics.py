@@ -46,6 +46,7 @@ def busy() -> Metrics:
     stats.observe("GET", 200, 0.002, 0.001)
     stats.denied("acl", "acl")
     metrics.gauge("postern_credential_cache_total", ("result",), lambda: {"hit": 3, "miss": 1})
+    metrics.gauge("postern_cache_total", ("route", "result"), lambda: {("read", "hit"): 7})
     metrics.gauge("postern_bcrypt_queue", (), lambda: 2)
     connections = {("downstream", "active"): 1, ("downstream", "idle"): 4, ("upstream", "idle"): 5}
     metrics.gauge("postern_connections", ("side", "state"), lambda: connections)
@@ -64,6 +65,7 @@ def busy() -> Metrics:
         ("postern_http_requests_total", {"service": "lms", "route": "read", "method": "GET", "code": "200"}, 1),
         ("postern_denied_total", {"route": "read", "policy": "acl", "reason": "acl"}, 1),
         ("postern_credential_cache_total", {"result": "hit"}, 3),
+        ("postern_cache_total", {"route": "read", "result": "hit"}, 7),
         ("postern_bcrypt_queue", {}, 2),
         ("postern_connections", {"side": "downstream", "state": "active"}, 1),
         ("postern_connections", {"side": "downstream", "state": "idle"}, 4),

@@ -1,0 +1,157 @@
+"""Under which key a response is stored: everything that the upstream's answer may depend on, and who asked.
+
+Law: a response never reaches somebody whom the key does not include.  A key is a digest, so nothing of a request can
+be read out of it; each part has its length in front, so no two requests make one text.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from gateway.core.context import Context
+from gateway.core.http import CREDENTIALS, FORWARDED, IDENTITY, Kind, fold, request_name, tokens
+from gateway.core.identity import Identity
+
+#: Where a request says on whose behalf it is made, beside the credential that the gateway checked and hides.
+PERSONAL: Final = CREDENTIALS | {
+    b"cookie",
+    b"x-authenticated-user-token",
+    b"x-auth-token",
+    b"x-access-token",
+    b"x-user-token",
+    b"x-session-token",
+}
+#: What the gateway passes on of these names the upstream may build its URLs from.
+_OUTSIDE: Final = (b"host", b"x-forwarded-host", b"x-forwarded-port")
+_TRUSTED: Final = int(Kind.TRUSTED)
+#: A response that depends on one of these is like no other.
+_NEVER_THE_SAME: Final = frozenset({b"*", b"x-request-id", b"traceparent"})
+#: Most names of a `Vary` that are followed, and bytes of them.
+_MOST_NAMES: Final = 16
+_MOST_BYTES: Final = 512
+
+
+class Recipe:
+    """How the keys of a route are made.
+
+    `who` are the parts of the identity that tell answers apart, of "credential", "consumer", "groups" and
+    "organization" (none: everybody shares); `headers` are lower-case names; `parameters` the names of the query's
+    parameters that count (none: the whole query, byte for byte).
+    """
+
+    def __init__(
+        self, service: str, route: str, who: tuple[str, ...], headers: tuple[bytes, ...], parameters: tuple[str, ...]
+    ) -> None:
+        self._prefix = [service.encode(), route.encode(), ",".join(who).encode()]
+        self._who = who
+        self._headers = headers
+        self._parameters = parameters
+        self._memo = ("proxy-cache", who)
+        self._personal = PERSONAL.difference(headers)
+        #: True: a response that is for one user alone has a key that no other user has.
+        self.is_for_one = "credential" in who or "consumer" in who
+
+    def personal(self, context: Context) -> bool:
+        """Does the upstream see a sign of who is asking that the key does not hold?"""
+        return not context.index.keys().isdisjoint(self._personal) and any(
+            name in context.index and name not in context.hidden for name in self._personal
+        )
+
+    def primary(self, context: Context) -> str:
+        """The key of a request, before anything is known of a `Vary`."""
+        index, identity = context.index, context.identity
+        parts = [
+            *self._prefix,
+            context.scheme.encode(),
+            context.host.encode(),
+            context.path.encode(),
+            self._query(context.query) if self._parameters else context.query,
+            b"" if identity is None or not self._who else self._caller(identity),
+        ]
+        parts += [index.get(name, b"") for name in _OUTSIDE]
+        for name in index:
+            if request_name(name)[0] == _TRUSTED:
+                parts += (name, index[name])
+        for name in self._headers:
+            parts += (b"\x01", index[name]) if name in index else (b"", b"")
+        return _digest(parts)
+
+    def variant(self, primary: str, names: tuple[bytes, ...], context: Context) -> str | None:
+        """The key of the response that a request selects of those that differ by these fields (RFC 9111 §4.1).
+
+        None where no other request could select the same.
+        """
+        if len(names) > _MOST_NAMES or sum(map(len, names)) > _MOST_BYTES or not _NEVER_THE_SAME.isdisjoint(names):
+            return None
+        parts = [primary.encode()]
+        for name in names:
+            parts += (name, self._selecting(name, context))
+        return _digest(parts)
+
+    def _selecting(self, name: bytes, context: Context) -> bytes:
+        """What the upstream gets in the field of this name."""
+        folded = fold(name)
+        if folded in IDENTITY:
+            return b"" if context.identity is None else context.identity.upstream_headers
+        value = context.index.get(name)
+        parts = [b"" if value is None or name in context.hidden else b"\x01" + value]
+        if folded in FORWARDED or folded == b"forwarded":
+            parts.append(context.client.encode())
+        start = name + b":"
+        for block in context.upstream_lines:
+            parts += [line for line in block.split(b"\r\n") if line.lower().startswith(start)]
+        return b"\n".join(parts)
+
+    def _query(self, query: bytes) -> bytes:
+        """The parameters that count, in their order."""
+        from urllib.parse import unquote_plus
+
+        return b"&".join(
+            [
+                part
+                for part in query.split(b"&")
+                if unquote_plus(part.partition(b"=")[0].decode("latin-1")) in self._parameters
+            ]
+        )
+
+    def _caller(self, identity: Identity) -> bytes:
+        """Those parts of an identity that tell answers apart; computed once an identity."""
+        known: bytes | None = identity.derived.get(self._memo)
+        if known is None:
+            known = identity.derived[self._memo] = _digest(_parts_of(identity, self._who)).encode()
+        return known
+
+
+def _parts_of(identity: Identity, who: tuple[str, ...]) -> list[bytes]:
+    consumer, credential = identity.consumer, identity.credential
+    parts: list[bytes] = []
+    for kind in who:
+        text = kind
+        if kind == "groups":
+            text += " " + ",".join(sorted(identity.groups))
+        elif kind == "organization" and consumer.organization is not None:
+            text += " " + consumer.organization.id
+        elif kind == "credential" and credential is not None:
+            # All that the upstream is told of the caller: regrouped, or with other scopes, it may answer otherwise.
+            text += f" {credential.id} {identity.user_id or ''} "
+            parts.append(identity.upstream_headers)
+        else:
+            text += f" consumer {consumer.id} {identity.user_id or ''}"
+        parts.append(text.encode())
+    return parts
+
+
+def vary_names(index: dict[bytes, bytes]) -> tuple[bytes, ...]:
+    """The request fields that a response depends on, sorted, each once; empty where it says nothing."""
+    value = index.get(b"vary")
+    return () if value is None else tuple(sorted(set(tokens(value))))
+
+
+def resource_of(host: str, path: str) -> str:
+    """What is dropped when a request changes it: a path of a host, with whatever query, scheme and caller."""
+    return _digest([host.encode(), path.encode()])
+
+
+def _digest(parts: list[bytes]) -> str:
+    return blake2b(b"".join([b"%d:%b" % (len(part), part) for part in parts]), digest_size=20).hexdigest()
