@@ -219,12 +219,12 @@ class Downstream:
             self._heading = False
             self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
             exchange = self.exchange = Exchange(self, plane, head)
-            if self._half_closed:
-                self._grace(exchange)
             try:
                 exchange.begin()
             except Exception as error:  # noqa: BLE001 - a defect of ours: the client gets a 500, never silence
                 exchange.crashed(error)
+            if self._half_closed and self.exchange is exchange:
+                self._grace(exchange)  # after it has taken its body from the inbox
         self._pumping = False
         if self.exchange is None and self._life == OPEN and not self._blocked:
             self._heading = False

@@ -40,6 +40,7 @@ _LONG_TARGET: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [!\"$-~]*"
 _SOME_VERSION: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} [!\"$-~]+ HTTP/(?!1\.[01]\r)[0-9]+(?:\.[0-9]+)?\r\n"
 )
+_TRAILING_SPACE: Final = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+\r\n")
 _ACCEPT: Final = re.compile(rb"(?i)\r\naccept:[ \t]*([^\r\n]*)")
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
@@ -295,6 +296,11 @@ def _shaped(line: bytes) -> tuple[bytes, bytes, int] | None:
     return lower, value, _OWN if lower == b"content-length" else _CREDENTIAL
 
 
+def _tidied(head: bytes) -> bytes:
+    """The head as llhttp wants it: behind `chunked` it takes no tabs, which are as good as spaces (RFC 9110 §5.6.3)."""
+    return _TRAILING_SPACE.sub(b"\r\n", head) if b"\t\r\n" in head else head
+
+
 def _judge_request(request: RequestHead, head: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int, bytes]]]:
     """Let llhttp judge a head with lines that are not known; returns its index and its special lines."""
     collector = _Collector()
@@ -302,7 +308,8 @@ def _judge_request(request: RequestHead, head: bytes) -> tuple[dict[bytes, bytes
     try:
         # llhttp judges what stands after the request line; the line itself we have judged.
         known = request.method in _FED_AS_IS
-        parser.feed_data(head if known else b"POST / HTTP/1.1" + head[head.index(b"\r\n") :])
+        fed = _tidied(head)
+        parser.feed_data(fed if known else b"POST / HTTP/1.1" + fed[fed.index(b"\r\n") :])
     except httptools.HttpParserUpgrade:
         pass  # an Upgrade was asked for: what follows the head is ours to frame
     except httptools.HttpParserError as error:
@@ -499,7 +506,7 @@ def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
     collector = _Collector()
     parser = httptools.HttpResponseParser(collector)
     try:
-        parser.feed_data(head)
+        parser.feed_data(_tidied(head))
     except httptools.HttpParserUpgrade:
         pass  # a 101, or a response that merely names an Upgrade: judged by its status
     except httptools.HttpParserError as error:

@@ -208,6 +208,7 @@ def test_a_host_is_optional_in_http_1_0() -> None:
         ([b"Content-Length: 999999999999999999"], 10**18 - 1),
         ([b"Transfer-Encoding: chunked"], CHUNKED),
         ([b"transfer-encoding:ChunKed"], CHUNKED),
+        ([b"Transfer-Encoding: \tchunked \t"], CHUNKED),
     ],
 )
 def test_framing_of_requests(lines: list[bytes], framing: int) -> None:
@@ -497,6 +498,7 @@ def test_malformed_status_lines(line: bytes) -> None:
         (b"HTTP/1.1 200 OK", [b"Content-Length: 0"], False, 0, True),
         (b"HTTP/1.1 200 OK", [b"Transfer-Encoding: chunked"], False, CHUNKED, True),
         (b"HTTP/1.1 200 OK", [b"Transfer-Encoding:Chunked "], False, CHUNKED, True),
+        (b"HTTP/1.1 200 OK\t", [b"Transfer-Encoding:\tchunked\t"], False, CHUNKED, True),
         (b"HTTP/1.1 200 OK", [], False, UNTIL_CLOSE, False),
         (b"HTTP/1.1 200 OK", [b"Connection: keep-alive"], False, UNTIL_CLOSE, False),
         (b"HTTP/1.1 200 OK", [b"Content-Length: 5", b"Connection: close"], False, 5, False),
