@@ -150,27 +150,30 @@ class _Connection(asyncio.Protocol):
 
 
 class RawServer:
-    """`async with RawServer(scripted) as server:` listens on a free port of 127.0.0.1, or on a Unix socket.
+    """`async with RawServer(scripted) as server:` listens on a free port of `host`, or on a Unix socket.
 
     `requests` are those that came, in order; `port` is where it listens; `connections` counts accepted ones.
     The script is played as soon as the head is there; bodies go on arriving into `RawRequest.body`
     (chunked ones with their framing, once they are complete).
     """
 
-    def __init__(self, scripted: Scripted = by_query, *, port: int = 0, path: str | None = None) -> None:
+    def __init__(
+        self, scripted: Scripted = by_query, *, port: int = 0, path: str | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.scripted = scripted
         self.requests: list[RawRequest] = []
         self.connections = 0
         self.open: set[asyncio.Transport] = set()
         self.port = port
         self.path = path
+        self.host = host
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        """The server's URL: `http://127.0.0.1:PORT` or `unix://PATH`."""
-        return f"unix://{self.path}" if self.path else f"http://127.0.0.1:{self.port}"
+        """The server's URL: `http://HOST:PORT` or `unix://PATH`."""
+        return f"unix://{self.path}" if self.path else f"http://{self.host}:{self.port}"
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that ends with the server at the latest."""
@@ -188,7 +191,7 @@ class RawServer:
         if self.path:
             self._server = await loop.create_unix_server(self._connect, self.path)
         else:
-            self._server = await loop.create_server(self._connect, "127.0.0.1", self.port)
+            self._server = await loop.create_server(self._connect, self.host, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator, Re
 from gateway.counters.memory import MemoryCounters
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
+from gateway.proxy.resolver import Resolver
+from gateway.proxy.targets import Targets
 from gateway.registry import policies as installed_policies
 from gateway.snapshot import Snapshot
 from upstream_stub.raw import RawServer, Scripted
@@ -304,9 +306,10 @@ async def running_gateway(
     authenticator: Authenticator | None = None,
     access_tokens: AccessTokens = NO_ACCESS_TOKENS,
     response_cache: Callable[[], ResponseCache] | None = None,
+    name_servers: Sequence[str] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys,
-    `response_cache` stores responses (by default in memory)."""
+    `response_cache` stores responses (by default in memory), `name_servers` are asked in place of the system's."""
     loop = asyncio.get_running_loop()
     known = {**installed_policies(), **(policies or {})}
     stats: dict[tuple[str, str], RouteStats] = {}
@@ -324,7 +327,8 @@ async def running_gateway(
         return build(load_bytes(source.encode(), Path("config.yaml"), environ={}, policies=known), ports, known)
 
     records = Records()
-    plane = Plane(compiled(text), loop, records)
+    targets = Targets(loop, Resolver(loop, name_servers))
+    plane = Plane(compiled(text), loop, records, targets=targets)
     listener = Listener(plane, "127.0.0.1", 0)
     await listener.start()
     plane.start()

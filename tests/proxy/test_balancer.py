@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from typing import Any, cast
@@ -18,12 +19,9 @@ PASSIVE = Health(passive=PassiveHealth(2, 10 * SECOND))
 SLOW = Health(passive=PassiveHealth(1, 10 * SECOND), slow_start=10 * SECOND)
 
 
-class Load:
-    """A pool in all that a balancer asks of it."""
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.busy = 0
+def pool(origin: Origin) -> Pool:
+    """A pool that nobody takes from; what it carries is told by `opening`."""
+    return Pool(origin, cast(asyncio.AbstractEventLoop, None))
 
 
 def balancer(*weights: int, balance: str = "round-robin", health: Health = UNWATCHED) -> Balancer:
@@ -41,14 +39,10 @@ def balancer(*weights: int, balance: str = "round-robin", health: Health = UNWAT
 def endpoints(of: Balancer) -> list[Endpoint]:
     made = []
     for target in of.service.targets:
-        endpoint = Endpoint("lms", target, cast(Pool, Load(target.origin)))
+        endpoint = Endpoint("lms", target, pool(target.origin))
         assert endpoint.weight == target.weight * UNIT
         made.append(endpoint)
     return made
-
-
-def load(endpoint: Endpoint) -> Any:
-    return endpoint.pool
 
 
 def picks(of: Balancer, number: int, now: int = 0, key: str = "") -> list[int]:
@@ -102,7 +96,7 @@ def test_whoever_is_out_gets_nothing_and_the_others_their_weight(weights: list[i
 def test_addresses_share_their_targets_weight() -> None:
     of = balancer(2, 1)
     heavy, light = of.endpoints
-    addresses = [Endpoint("lms", heavy.target, cast(Pool, Load(Origin(f"198.51.100.{n}", 80)))) for n in range(3)]
+    addresses = [Endpoint("lms", heavy.target, pool(Origin(f"198.51.100.{n}", 80))) for n in range(3)]
     for endpoint in addresses:
         endpoint.weight = heavy.weight // 3
     of.replace([*addresses, light])
@@ -126,7 +120,7 @@ def test_addresses_share_their_targets_weight() -> None:
 def test_the_least_busy_for_its_weight(weights: tuple[int, ...], busy: tuple[int, ...], expected: set[int]) -> None:
     of = balancer(*weights, balance="least-connections")
     for endpoint, number in zip(of.endpoints, busy, strict=True):
-        load(endpoint).busy = number
+        endpoint.pool.opening = number
     assert set(picks(of, 10)) == expected, "equals take turns"
 
 
@@ -136,9 +130,9 @@ def test_requests_that_stay_settle_by_weight(weights: list[int], number: int) ->
     for _ in range(number):
         endpoint = of.pick("", 0)
         assert endpoint is not None
-        load(endpoint).busy += 1
+        endpoint.pool.opening += 1
     for endpoint in of.endpoints:
-        assert abs(load(endpoint).busy - number * endpoint.weight / (sum(weights) * UNIT)) <= len(weights)
+        assert abs(endpoint.pool.busy - number * endpoint.weight / (sum(weights) * UNIT)) <= len(weights)
 
 
 # ── consumer hash ───────────────────────────────────────────────────────────────────────────────
@@ -194,13 +188,13 @@ def test_nobody_carries_more_than_its_bound(weights: list[int], requests: list[t
     under_way: list[Endpoint] = []
     for key, ends in requests:
         if ends and under_way:
-            load(under_way.pop(0)).busy -= 1
+            under_way.pop(0).pool.opening -= 1
         endpoint = of.pick(f"consumer-{key}", 0)
         assert endpoint is not None
-        load(endpoint).busy += 1
+        endpoint.pool.opening += 1
         under_way.append(endpoint)
         share = endpoint.target.weight / sum(weights)
-        assert load(endpoint).busy <= math.ceil(1.25 * len(under_way) * share + 1e-9)
+        assert endpoint.pool.busy <= math.ceil(1.25 * len(under_way) * share + 1e-9)
 
 
 # ── health ──────────────────────────────────────────────────────────────────────────────────────
@@ -312,7 +306,7 @@ def test_another_target_is_enough_to_begin_with() -> None:
     ],
 )
 def test_an_endpoint_is_shown_by_its_address(origin: Origin, text: str) -> None:
-    endpoint = Endpoint("lms", Target("http://lms", origin, b"lms"), cast(Pool, Load(origin)))
+    endpoint = Endpoint("lms", Target("http://lms", origin, b"lms"), pool(origin))
     assert endpoint.address == text
 
 
