@@ -199,7 +199,14 @@ class App:
         control = ControlServer(folder / _CONTROL_SOCKET, self.store, self.verifier)
         await control.start()
         stack.push_async_callback(control.stop)
-        self.listener = Listener(self.plane, config.listen.proxy.host, config.listen.proxy.port)
+        listen = config.listen
+        self.listener = Listener(
+            self.plane,
+            listen.proxy.host,
+            listen.proxy.port,
+            listen.proxy_protocol == "on",
+            listen.proxy_protocol_from,
+        )
         await self.listener.start()
         stack.callback(self.listener.stop_accepting)
         stack.push_async_callback(self._end_background)

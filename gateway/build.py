@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from gateway.config.loader import Loaded
 from gateway.config.model import Config
 from gateway.config.policies import effective
+from gateway.config.problems import Problem
 from gateway.config.services import Health as HealthConfig
 from gateway.config.services import Route as RouteConfig
 from gateway.config.services import Service as ServiceConfig
+from gateway.config.transport import Tls, UpstreamTls
 from gateway.core.errors import ConfigError
 from gateway.core.garbage import collector_off
 from gateway.core.path import PathRules
@@ -20,12 +24,14 @@ from gateway.core.policy import Environment, Policy
 from gateway.core.ports import NO_ACCESS_TOKENS
 from gateway.proxy.http1 import Limits
 from gateway.proxy.lines import keep_secret
+from gateway.proxy.tls import ClientSettings, KeyPair, TlsFilesError, client_tls, server_context
 from gateway.registry import policies as installed_policies
 from gateway.routing.router import RouteError, Router, RouteSpec
 from gateway.snapshot import (
     SECOND,
     UNWATCHED,
     ActiveHealth,
+    ClientTls,
     Health,
     Origin,
     PassiveHealth,
@@ -38,9 +44,11 @@ from gateway.snapshot import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.core.ports import AccessTokens, Authenticator, Clock, Counters, ResponseCache
+
+
+#: From a URL's host to the TLS that is spoken with it.
+Speaks = Callable[[str], ClientTls | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +67,20 @@ class Ports:
 def build(loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None) -> Snapshot:
     """Compile a configuration.  Raises `ConfigError` for what only compiling finds."""
     with collector_off():
-        return _build(loaded, ports, installed_policies() if registry is None else registry)
+        try:
+            return _build(loaded, ports, installed_policies() if registry is None else registry)
+        except ConfigError as error:
+            error.files = loaded.files[1:]
+            raise
 
 
 def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]]) -> Snapshot:
     config = loaded.config
     specs: list[RouteSpec[Route]] = []
     services: list[Service] = []
-    for service_config in config.services:
-        service = _service(service_config)
+    secured, speaks = _secured(loaded)
+    for number, service_config in enumerate(config.services):
+        service = _service(service_config, speaks.get(number, _plaintext))
         services.append(service)
         for route_config in service_config.routes:
             route = _route(config, service_config, service, route_config, ports, known)
@@ -101,6 +114,7 @@ def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]]) -> S
         paths=rules,
         trusted=config.trusted_proxies,
         preflights=any(route.answers_preflight for route in routes),
+        tls=secured,
     )
 
 
@@ -108,13 +122,69 @@ def _ns(seconds: float) -> int:
     return int(seconds * SECOND)
 
 
-def _service(config: ServiceConfig) -> Service:
-    origin, host, base_path = _upstream(config.address)
+def _secured(loaded: Loaded) -> tuple[ssl.SSLContext | None, dict[int, Speaks]]:
+    """The listener's TLS, and by its number how each service with https URLs speaks it.
+
+    Raises `ConfigError` with everything that is wrong with the files of either, by line and column.
+    """
+    config = loaded.config
+    problems: list[Problem] = []
+    context: ssl.SSLContext | None = None
+    speaks: dict[int, Speaks] = {}
+    if config.tls is not None:
+        try:
+            context = _listener_tls(config.tls, loaded.beside)
+        except TlsFilesError as error:
+            problems += [Problem(("tls", *setting), text, ours=True) for setting, text in error.problems]
+    for number, service in enumerate(config.services):
+        if not service.address.startswith("https:"):
+            continue
+        try:
+            speaks[number] = _upstream_tls(service, loaded.beside)
+        except TlsFilesError as error:
+            place = ("services", number, "tls")
+            problems += [Problem((*place, *setting), text, ours=True) for setting, text in error.problems]
+    if problems:
+        raise ConfigError(loaded.report(problems))
+    return context, speaks
+
+
+def _listener_tls(config: Tls, beside: Callable[[str], Path]) -> ssl.SSLContext:
+    return server_context(
+        [_pair(each.certificate, each.key, beside) for each in config.certificates],
+        min_version=config.min_version,
+        client_ca=beside(config.client_ca) if config.client_ca is not None else None,
+        client_certificates=config.client_certificates,
+    )
+
+
+def _upstream_tls(service: ServiceConfig, beside: Callable[[str], Path]) -> Speaks:
+    config = service.tls if service.tls is not None else UpstreamTls()
+    settings = ClientSettings(
+        verify=service.tls_verify,
+        ca_file=beside(config.ca_file) if config.ca_file is not None else None,
+        own=_pair(config.certificate, config.key, beside) if config.certificate is not None else None,
+    )
+    # Whatever can be wrong with the files is found here.
+    client_tls(settings, config.server_name or "")
+    return lambda host: client_tls(settings, config.server_name or host)
+
+
+def _plaintext(_: str) -> None:
+    """How a service without https URLs speaks TLS."""
+
+
+def _pair(certificate: str, key: str | None, beside: Callable[[str], Path]) -> KeyPair:
+    return KeyPair(beside(certificate), beside(key if key is not None else certificate))
+
+
+def _service(config: ServiceConfig, speaks: Speaks) -> Service:
+    origin, host, base_path = _upstream(config.address, speaks)
     return Service(
         name=config.name,
         origin=origin,
         host_header=host,
-        targets=tuple(_target(url, weight) for url, weight in config.upstreams),
+        targets=tuple(_target(url, weight, speaks) for url, weight in config.upstreams),
         balance=config.balance,
         health=_health(config.health) if config.health is not None else UNWATCHED,
         base_path=base_path,
@@ -128,8 +198,8 @@ def _service(config: ServiceConfig) -> Service:
     )
 
 
-def _target(url: str, weight: int) -> Target:
-    origin, host, _ = _upstream(url)
+def _target(url: str, weight: int, speaks: Speaks) -> Target:
+    origin, host, _ = _upstream(url, speaks)
     return Target(url, origin, host, weight)
 
 
@@ -153,14 +223,18 @@ def _health(config: HealthConfig) -> Health:
     )
 
 
-def _upstream(url: str) -> tuple[Origin, bytes, str]:
-    """`(origin, Host, base path)` of an upstream's URL."""
+def _upstream(url: str, speaks: Speaks) -> tuple[Origin, bytes, str]:
+    """`(origin, Host, base path)` of an upstream's URL; `speaks` gives the TLS of a host."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return Origin(path=unquote(parts.path)), b"localhost", "/"
-    port = parts.port or 80
     host = parts.hostname or ""
-    return Origin(host=host, port=port), parts.netloc.encode("ascii"), parts.path or "/"
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return (
+        Origin(host=host, port=port, tls=speaks(host.removesuffix("."))),
+        parts.netloc.encode("ascii"),
+        parts.path or "/",
+    )
 
 
 def _route(

@@ -6,6 +6,7 @@ and keeps it until that request is over.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -32,12 +33,34 @@ class Stats(Protocol):
 
 
 @dataclass(frozen=True)
+class ClientTls:
+    """How TLS is spoken to an upstream: `server_name` is asked for (SNI) and, where `verify`, must be in its
+    certificate, which the authorities of `ca_file` vouch for (empty: the system's); `certificate` and `key` are ours.
+
+    `fingerprint` changes with all of this and with the files' content, so that what was opened with other files is
+    not taken for this; `context` is what OpenSSL made of them (`proxy.tls`).
+    """
+
+    verify: bool
+    server_name: str
+    ca_file: str = ""
+    certificate: str = ""
+    key: str = ""
+    fingerprint: str = ""
+    context: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where an upstream listens: `host` and `port`, or `path`, a Unix socket.  Connections are pooled by it."""
+    """Where an upstream listens: `host` and `port`, or `path`, a Unix socket; and the TLS that it speaks.
+
+    Connections are pooled by it.  The host may be an address that was found for the name; `tls` keeps the name.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: ClientTls | None = None
 
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
@@ -164,3 +187,5 @@ class Snapshot:
     paths: PathRules = DEFAULT
     trusted: tuple[Network, ...] = ()
     preflights: bool = False
+    #: What the proxy listener speaks to clients whose connections begin from now on; None: plain HTTP.
+    tls: ssl.SSLContext | None = None

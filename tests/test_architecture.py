@@ -34,7 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "audit": ("core",),
     "telemetry": ("core",),
     # What a head may hold, and which of its lines are secret.
-    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1", "proxy.lines"),
+    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1", "proxy.lines", "proxy.tls"),
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
     # What would become of a request: read and judged by the parts that serve it, over ports of its own.
     "analysis": (
@@ -74,7 +74,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "authlib": ("gateway.oauth",),
     "joserfc": ("gateway.oauth", "gateway.issuers", "gateway.credentials"),
     "bcrypt": ("gateway.credentials",),
-    "cryptography": ("gateway.credentials", "gateway.proxy", "gateway.oauth"),
+    "cryptography": ("gateway.credentials", "gateway.proxy.tls", "gateway.oauth"),
     "httptools": ("gateway.proxy.http1",),
     "aiodns": ("gateway.proxy.resolver",),
     "pycares": ("gateway.proxy.resolver",),

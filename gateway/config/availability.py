@@ -53,8 +53,6 @@ GATES = (
     Gate("clients", _filled, "OAuth clients"),
     Gate("admin.sunbird", _given, "Sunbird's consumer API"),
     Gate("self_service", _given, "self-service"),
-    Gate("services[].url", _starts("https:"), "an https upstream"),
-    Gate("services[].targets[].url", _starts("https:"), "an https upstream"),
 )
 
 

@@ -158,7 +158,7 @@ def render(registered: Mapping[str, type[Policy]]) -> str:
     entries = definitions["policies"]["properties"]
     lines = [docs_text.OPENING, docs_text.VALUES, docs_text.PATHS, "## Settings\n"]
     lines += [*table(schema, definitions), "", *sections(schema, definitions, "", 3)]
-    lines.append(docs_text.POLICIES)
+    lines += [docs_text.CONNECTIONS, docs_text.POLICIES]
     for name in registered:
         lines += _policy(name, registered[name], entries[name], definitions)
     lines += [docs_text.BEYOND, *_later()]

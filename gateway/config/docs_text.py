@@ -70,6 +70,39 @@ characters, `..;`, dot segments that only decoding reveals, and a path that clim
 (`encoded_slash: keep`) and the merging (`merge_slashes: false`). The query string travels byte for byte.
 """
 
+CONNECTIONS = """\
+## TLS
+
+```yaml
+tls:
+  certificates:
+    - {certificate: tls/learn.example.org.crt, key: tls/learn.example.org.key}
+    - {certificate: tls/wildcard.pem}         # its key is in the same file
+  min_version: 1.2
+services:
+  - name: lms
+    url: https://lms.internal                 # verified against the system's authorities
+    tls: {ca_file: tls/internal-ca.pem, certificate: tls/postern.pem}
+```
+
+A relative path starts at the configuration's folder. Every file is read when the configuration is, and watched with it:
+a renewed certificate is taken over for new connections, those that stand go on. A file that cannot be used (missing,
+unreadable, another certificate's key, a key with a passphrase) refuses the whole configuration, and what was in force
+stays. A client is answered in HTTP/1.1 alone, and `X-Forwarded-Proto` then says `https`.
+
+An upstream's certificate must hold the URL's host (or `tls.server_name`) and lead to an authority that is believed.
+Otherwise its requests are answered 503, and the log says why. A response that neither has a length nor is chunked and
+whose connection ends without TLS's goodbye (`close_notify`) counts as cut.
+
+## PROXY protocol
+
+With `listen: {proxy_protocol: on}` every connection to the proxy listener must begin with a header of the PROXY
+protocol (version 1 or 2), before TLS. Its source address is the client's for policies, limits, logs and
+`X-Forwarded-For`, and is what `trusted_proxies` is compared with; its destination port is `X-Forwarded-Port`. A health
+check of the load balancer (`LOCAL`, `UNKNOWN`) keeps the connection's own address. A connection without a valid header,
+or from a peer outside `proxy_protocol_from`, is closed without an answer.
+"""
+
 POLICIES = """\
 ## Policies
 

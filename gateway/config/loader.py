@@ -36,8 +36,8 @@ class Loaded:
     """A configuration that holds.
 
     `hash` is 16 hexadecimal digits that change with the resolved content (not with comments or spacing) and
-    give no secret away; `files` are the configuration and every `${file:…}` that was read; `warnings` are
-    lines for the operator about what works but should not stay.
+    give no secret away; `files` are the configuration, every `${file:…}` that was read, and the certificates and
+    keys that are to be read; `warnings` are lines for the operator about what works but should not stay.
     """
 
     config: Config
@@ -45,6 +45,10 @@ class Loaded:
     files: tuple[Path, ...]
     warnings: tuple[str, ...] = ()
     content: bytes = field(default=b"", repr=False)
+
+    def beside(self, file: str) -> Path:
+        """A file that the configuration names: a relative path starts at its folder."""
+        return self.files[0].parent / file
 
     def report(self, problems: Iterable[Problem]) -> list[str]:
         """Problems as lines `FILE:LINE:COLUMN: key.path: text`, in file order."""
@@ -202,7 +206,9 @@ def _load(content: bytes, path: Path, interpolator: Interpolator, policies: Mapp
         told = (redactor.redact(problem) for problem in problems if not _is_below(problem.path, document.broken))
         raise ConfigError(_lines(path, document, told))
     warnings = _lines(path, document, _warnings(data))
-    loaded = Loaded(config, _hash(data), (path, *interpolator.files), tuple(warnings), content)
+    named = (path.parent / file for file in config.files())
+    files = tuple(dict.fromkeys((path, *interpolator.files, *named)))
+    loaded = Loaded(config, _hash(data), files, tuple(warnings), content)
     remains = [*pieces(data, _DEPTH), *document.position.pieces(_DEPTH)]
     del document, data, redactor
     let_go(remains)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -28,6 +30,7 @@ from gateway.config.authority import Issuer, OAuth
 from gateway.config.identities import Client, Consumer, Organization
 from gateway.config.policies import Policies
 from gateway.config.services import RequestTest, Route, Service
+from gateway.config.transport import Tls, files_of
 from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Secret, Settings
 from gateway.core.units import parse_rate
 
@@ -114,6 +117,20 @@ class Listen(Settings):
     status: ListenAddress = Field(
         default=Address("127.0.0.1", 8007), description="`/metrics`, `/status`, `/status/ready`."
     )
+    proxy_protocol: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether every connection to `proxy` must begin with a header of the PROXY protocol (version 1 or "
+        "2), whose source address is then the client's. One without it is closed.",
+    )
+    proxy_protocol_from: tuple[Network, ...] = Field(
+        default=(), description="The load balancers that may connect then; empty: any. Others are closed."
+    )
+
+    @model_validator(mode="after")
+    def _spoken(self) -> Listen:
+        if self.proxy_protocol_from and self.proxy_protocol == "off":
+            raise ValueError("must say proxy_protocol: on, where there is a proxy_protocol_from")
+        return self
 
 
 class Credentials(Settings):
@@ -256,6 +273,7 @@ class Config(Settings):
         default=300.0,
         description="How long remembered credentials are believed once the store's changes cannot be followed.",
     )
+    tls: Tls | None = Field(default=None, description="TLS on the proxy listener.")
     trusted_proxies: tuple[Network, ...] = Field(default=(), description="Peers whose `X-Forwarded-*` are believed.")
     paths: PathSettings = Field(default=PathSettings(), description="How paths are read.")
     limits: Limits = Field(default=Limits(), description="What a client may send.")
@@ -279,6 +297,11 @@ class Config(Settings):
             ("service", f"service:{service.name}", service.policies),
             ("route", f"route:{route.name}", route.policies),
         ]
+
+    def files(self) -> list[PurePath]:
+        """Every file that the settings name, as written, without those that `${file:…}` fills in."""
+        holders = [self.tls, *(service.tls for service in self.services)]
+        return list(dict.fromkeys(file for holder in holders if holder is not None for file in files_of(holder)))
 
     def parts(self) -> list[object]:
         """What there may be thousands of."""

@@ -13,6 +13,7 @@ import re2
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from gateway.config.policies import Policies
+from gateway.config.transport import UpstreamTls
 from gateway.config.types import Duration, HeaderName, HttpMethod, Name, Patience, RouteName, Settings, declared
 from gateway.core.path import PathError, PathRules, canonical
 
@@ -204,7 +205,7 @@ UpstreamUrl = Annotated[
         {
             "type": "string",
             "title": "URL",
-            "description": "Where the LMS listens: http://HOST[:PORT][/PATH], or unix:///PATH.sock.",
+            "description": "Where the LMS listens: http[s]://HOST[:PORT][/PATH], or unix:///PATH.sock.",
             "pattern": "^(https?|unix)://",
             "examples": ["http://127.0.0.1:9000", "unix:///run/lms.sock"],
         }
@@ -319,6 +320,7 @@ class Service(Settings):
     )
     tls_verify: bool = Field(default=True, description="Verify an https upstream's certificate.")
     websockets: WebSockets = Field(default=WebSockets(), description="How long WebSockets may live.")
+    tls: UpstreamTls | None = Field(default=None, description="How https upstreams are spoken to.")
     health: Health | None = Field(default=None, description="How targets are watched.")
     policies: Policies = Field(default={}, description="Policies of every route of this service.")
     routes: tuple[Route, ...] = Field(default=(), description="The ways in.")
@@ -335,6 +337,8 @@ class Service(Settings):
                 raise ValueError("must have targets that are all https, or none of them")
             if _kind(url)[1] != _kind(urls[0])[1]:
                 raise ValueError(f"must have targets of one path: {urls[0]} and {url} differ")
+        if self.tls is not None and not urls[0].startswith("https:"):
+            raise ValueError("must have https URLs, where there is tls")
         return self
 
     @property

@@ -54,15 +54,17 @@ class Downstream:
     See the module.
     """
 
-    __slots__ = ("_address", "_blocked", "_half_closed", "_heading", "_inbox", "_life", "_lingered", "_paused", "_peer",
-                 "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "_write", "deadline", "exchange",
-                 "transport")  # fmt: skip
+    __slots__ = ("_address", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life", "_lingered",
+                 "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "_write",
+                 "deadline", "exchange", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
 
-    def __init__(self, plane: Plane, scheme: str = "http") -> None:
+    def __init__(self, plane: Plane, scheme: str = "http", client: tuple[str, int] | None = None) -> None:
+        """`client`: the address that connected and the port that it connected to, as the PROXY protocol says."""
         self._plane = plane
         self._scheme = scheme
+        self._client = client
         self._inbox = b""
         self._life = OPEN
         self._pumping = False
@@ -95,6 +97,8 @@ class Downstream:
             return
         self._address = peername[0]
         self._port = sockname[1] if isinstance(sockname, tuple) else 0
+        if self._client is not None:
+            self._address, self._port = self._client
         plane = self._plane
         self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
         plane.downstreams.add(self)

@@ -1,42 +1,129 @@
-"""The proxy's listening sockets: bound, accepting, closed.  TLS and the PROXY protocol will be read here."""
+"""The proxy's listening sockets: bound, accepting, paused, closed.
+
+The sockets are ours for as long as we listen, and the event loop accepts on duplicates of them.  To pause is to close
+the duplicates: the kernel goes on queueing connections, none is refused or lost, and accepting again finds them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gateway.core.errors import cannot_listen
-from gateway.proxy.downstream import Downstream
+from gateway.proxy.greeting import Greeter
 from gateway.proxy.plane import Plane
+
+if TYPE_CHECKING:
+    from gateway.core.units import Network
+
+_log = logging.getLogger("postern.proxy")
 
 #: Connections that the kernel keeps for us until we accept them.
 BACKLOG = 4096
+#: Seconds until accepting is tried again where the system has no file descriptor left for it.
+_AGAIN = 0.25
 
 
 class Listener:
     """One address on which clients connect."""
 
-    def __init__(self, plane: Plane, host: str, port: int) -> None:
-        """`host` and `port` as in `listen.proxy`; port 0 takes any free one."""
+    def __init__(
+        self, plane: Plane, host: str, port: int, proxy_protocol: bool = False, senders: Sequence[Network] = ()
+    ) -> None:
+        """`host` and `port` as in `listen.proxy`; port 0 takes any free one.  With `proxy_protocol` connections begin
+        with a header of it, and come from `senders` (empty: anybody)."""
         self._plane = plane
         self._host = host
-        self._server: asyncio.Server | None = None
+        self._greeter = Greeter(plane, proxy_protocol, senders)
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._accepting = False
+        self._opening: asyncio.Task[None] | None = None
         #: The port: the bound one, once started.
         self.port = port
 
+    @property
+    def greeting(self) -> int:
+        """How many connections are in their TLS handshake or PROXY header: they are not yet among the plane's."""
+        return self._greeter.pending
+
     async def start(self) -> None:
         """Bind and accept; raises `StartError` when the address cannot be had."""
-        plane = self._plane
+        loop = self._plane.loop
         try:
-            self._server = await plane.loop.create_server(
-                lambda: cast(asyncio.Protocol, Downstream(plane)), self._host, self.port, backlog=BACKLOG
-            )
+            found = await loop.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, address in dict.fromkeys(found):
+                # With port 0 the first address chooses, the others follow.
+                self._bind(family, (address[0], self.port, *address[2:]))
+            self._accepting = True
+            await self._open()
         except OSError as error:
+            self.stop_accepting()
             raise cannot_listen("listen.proxy", self._host, self.port, error) from error
-        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    def pause(self) -> None:
+        """Accept nothing for now; the kernel keeps up to `BACKLOG` connections until `resume`."""
+        self._accepting = False
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+
+    def resume(self) -> None:
+        """Accept again, beginning with what has been waiting."""
+        if self._accepting or not self._sockets:
+            return
+        self._accepting = True
+        if self._opening is None or self._opening.done():
+            self._opening = self._plane.loop.create_task(self._reopen(), name="listen")
 
     def stop_accepting(self) -> None:
-        """Close the listening socket; connections that stand go on."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        """Close the listening sockets, and connections that have not come to a request; those that have go on."""
+        self.pause()
+        sockets, self._sockets = self._sockets, []
+        for sock in sockets:
+            sock.close()
+        self._greeter.close()
+
+    def _bind(self, family: int, address: tuple[object, ...]) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(sock)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        self.port = int(sock.getsockname()[1])
+
+    async def _open(self) -> None:
+        """Accept on a duplicate of each socket.  Raises OSError."""
+        servers: list[asyncio.Server] = []
+        try:
+            for sock in self._sockets:
+                duplicate = sock.dup()
+                try:
+                    server = await self._plane.loop.create_server(self._greeter.greet, sock=duplicate, backlog=BACKLOG)
+                except BaseException:
+                    duplicate.close()
+                    raise
+                servers.append(server)
+        finally:
+            # Paused meanwhile, or not all of them could be had.
+            if len(servers) < len(self._sockets) or not self._accepting:
+                for server in servers:
+                    server.close()
+                servers = []
+        self._servers = servers
+
+    async def _reopen(self) -> None:
+        while self._accepting and not self._servers:
+            try:
+                await self._open()
+            except OSError as error:
+                if self._accepting:
+                    _log.error("cannot accept connections for now: %s", os.strerror(error.errno or 0))
+                    await asyncio.sleep(_AGAIN)

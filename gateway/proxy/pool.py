@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.core.decision import Pending
 from gateway.core.errors import PosternError
 from gateway.proxy.sinks import HIGH_WATER, LOW_WATER
+from gateway.proxy.tls import explain
+from gateway.proxy.tls_connection import TlsConnection
 from gateway.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
-    from gateway.snapshot import Origin
+    from gateway.snapshot import ClientTls, Origin
 
 #: Idle connections kept for an origin, and how long, in nanoseconds.
 MAX_IDLE: Final = 512
@@ -103,9 +105,37 @@ class Pool:
         try:
             if origin.path:
                 return await self._loop.create_unix_connection(protocol, origin.path)
+            if origin.tls is not None:
+                return await self._secure(origin.tls, protocol())
             return await self._loop.create_connection(protocol, origin.host, origin.port)
-        except (OSError, UnicodeError) as error:
-            raise ConnectError(f"{origin}: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: what is no host name
+            raise ConnectError(f"{origin}: {explain(error)}") from error
+
+    async def _secure(self, tls: ClientTls, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        """A connection with a handshake; raises OSError or ValueError."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+
+        def told(error: BaseException | None) -> None:
+            if opened.done():
+                return
+            if error is None:
+                opened.set_result(None)
+            else:
+                opened.set_exception(error)
+
+        assert tls.context is not None  # noqa: S101 - `proxy.tls` makes it, a test at the most leaves it out
+        connection = TlsConnection(tls.context, protocol, told, tls.server_name)
+        try:
+            await self._loop.create_connection(
+                lambda: cast(asyncio.Protocol, connection), self.origin.host, self.origin.port
+            )
+            await opened
+        except BaseException:
+            connection.abort()
+            if opened.done():
+                opened.exception()  # it has been seen
+            raise
+        return cast(asyncio.Transport, connection), protocol
 
     def _protocol(self) -> asyncio.Protocol:
         # An asyncio.Protocol in all but name: a compiled class has no base that is not.

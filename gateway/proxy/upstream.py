@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.proxy.framing import BodyReader, ChunkedReader, FramingError, chunk, reader
 from gateway.proxy.http1 import END, NO_BODY, BadResponse, check_begun_response, parse_response
+from gateway.proxy.tls import explain
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
@@ -205,7 +206,7 @@ class Upstream:
         if exc is None:
             self._ended("the upstream closed its connection")
         else:
-            self._ended(f"the upstream's connection broke: {exc}", broken=True)
+            self._ended(f"the upstream's connection broke: {explain(exc)}", broken=True)
         self.pool.forget(self)
 
     def _ended(self, why: str, broken: bool = False) -> None:

@@ -19,8 +19,6 @@ CASES = {
     "clients: [{client_id: c, name: c, consumer: a, grant_types: [refresh_token], confidential: false}]",
     "admin.sunbird": "admin: {sunbird: {}}",
     "self_service": "self_service: {}",
-    "services[].url": SERVICE % "url: https://x",
-    "services[].targets[].url": SERVICE % "targets: [{url: https://x}]",
 }
 
 

@@ -251,6 +251,7 @@ class Gateway:
     def __init__(self, plane: Plane, port: int, records: Records, stats: dict[tuple[str, str], RouteStats]) -> None:
         self.plane = plane
         self.port = port
+        self.listener: Listener
         self.records = records
         self.stats = stats
         self.compile: Any = None
@@ -329,10 +330,12 @@ async def running_gateway(
     records = Records()
     targets = Targets(loop, Resolver(loop, name_servers))
     plane = Plane(compiled(text), loop, records, targets=targets)
-    listener = Listener(plane, "127.0.0.1", 0)
+    listen = load_bytes(text.encode(), Path("config.yaml"), environ={}, policies=known).config.listen
+    listener = Listener(plane, "127.0.0.1", 0, listen.proxy_protocol == "on", listen.proxy_protocol_from)
     await listener.start()
     plane.start()
     gateway = Gateway(plane, listener.port, records, stats)
+    gateway.listener = listener
     gateway.compile = compiled
     try:
         yield gateway

@@ -1,0 +1,143 @@
+"""What comes before the first request of a client's connection: a PROXY protocol header, a TLS handshake, or both.
+
+Each is a protocol that hands the connection on to the next one.  Law: each gets `limits.header_timeout`, there are
+no more of them at once than `limits.connections`, and one that fails is closed and is nobody's error: there was no
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from gateway.proxy.downstream import Downstream
+from gateway.proxy.messages import is_trusted
+from gateway.proxy.proxy_protocol import ProxyProtocolError, Source, parse
+from gateway.proxy.tls import explain
+from gateway.proxy.tls_connection import TlsConnection
+from gateway.snapshot import SECOND
+
+if TYPE_CHECKING:
+    from gateway.core.units import Network
+    from gateway.proxy.plane import Plane
+
+_log = logging.getLogger("postern.proxy")
+
+
+class Greeter:
+    """Makes the protocols of new connections; knows those that have not come to their first request."""
+
+    def __init__(self, plane: Plane, proxy_protocol: bool = False, senders: Sequence[Network] = ()) -> None:
+        """With `proxy_protocol` every connection must begin with a header; `senders` may connect then, all if empty."""
+        self._plane = plane
+        self._proxy_protocol = proxy_protocol
+        self._senders = senders
+        #: Connections on their way: what gives each one up.
+        self._pending: dict[object, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
+
+    @property
+    def pending(self) -> int:
+        """How many connections have not come to their first request."""
+        return len(self._pending)
+
+    def greet(self) -> asyncio.Protocol:
+        """The protocol of a connection that was just accepted."""
+        if self._proxy_protocol:
+            return cast(asyncio.Protocol, _HeaderFirst(self))
+        return self.serve(None)
+
+    def serve(self, source: Source | None) -> asyncio.Protocol:
+        """The protocol of a connection whose next byte is the client's."""
+        plane = self._plane
+        context = plane.snapshot.tls
+        client = None if source is None else (source.address, source.destination_port)
+        if context is None:
+            return cast(asyncio.Protocol, Downstream(plane, "http", client))
+        return self._secured(context, Downstream(plane, "https", client))
+
+    def welcome(self, transport: asyncio.BaseTransport) -> bool:
+        """May this peer send headers?"""
+        peer = transport.get_extra_info("peername")
+        return isinstance(peer, tuple) and (not self._senders or is_trusted(peer[0], self._senders))
+
+    def begin(self, greeting: object, give_up: Callable[[], None]) -> None:
+        """A connection is on its way; `give_up` ends it."""
+        snapshot = self._plane.snapshot
+        if len(self._pending) >= snapshot.connections:
+            give_up()
+            return
+
+        def late() -> None:
+            _log.debug("a client took too long before its first request")
+            self._pending.pop(greeting, None)
+            give_up()
+
+        self._pending[greeting] = (self._plane.loop.call_later(snapshot.timeouts.header / SECOND, late), give_up)
+
+    def end(self, greeting: object) -> None:
+        """It has arrived, or is gone."""
+        found = self._pending.pop(greeting, None)
+        if found is not None:
+            found[0].cancel()
+
+    def close(self) -> None:
+        """Give up all that are on their way."""
+        for _, give_up in list(self._pending.values()):
+            give_up()
+
+    def _secured(self, context: ssl.SSLContext, carried: Downstream) -> asyncio.Protocol:
+        def arrived(error: BaseException | None) -> None:
+            self.end(connection)
+            if isinstance(error, Exception):
+                _log.debug("a handshake with %s failed: %s", connection.get_extra_info("peername"), explain(error))
+
+        connection = TlsConnection(context, cast(asyncio.Protocol, carried), arrived)
+        self.begin(connection, connection.abort)
+        return cast(asyncio.Protocol, connection)
+
+
+class _HeaderFirst:
+    """An `asyncio.Protocol` that reads a PROXY protocol header, and is replaced."""
+
+    def __init__(self, greeter: Greeter) -> None:
+        self._greeter = greeter
+        self._inbox = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._greeter.welcome(transport):
+            self._greeter.begin(self, self._transport.abort)
+        else:
+            _log.debug("a peer that may not send PROXY headers: %s", transport.get_extra_info("peername"))
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._inbox += data
+        try:
+            header = parse(self._inbox)
+        except ProxyProtocolError as error:
+            _log.debug("%s %s", transport.get_extra_info("peername"), error)
+            transport.abort()
+            return
+        if header is None:
+            return
+        self._greeter.end(self)
+        following = self._greeter.serve(header.source)
+        transport.set_protocol(following)
+        following.connection_made(transport)
+        rest = self._inbox[header.size :]
+        if rest and not transport.is_closing():
+            following.data_received(rest)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._greeter.end(self)

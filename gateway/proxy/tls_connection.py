@@ -1,0 +1,307 @@
+"""TLS between a socket and the protocol that it carries: RFC 8446 and 5246 through OpenSSL, fed from memory.
+
+`TlsConnection` is an `asyncio.Protocol` towards the socket and an `asyncio.Transport` towards what it carries, which
+thereby need not know of it.  Law: it behaves like TCP.  Either side may close its half and still hear the other;
+reading that is paused loses nothing, not even when the end follows at once; and an end without TLS's own goodbye
+(`close_notify`) is no end but a cut, told as an error to `connection_lost`.  The event loop's own TLS does neither.
+
+States: in its handshake (what it carries has not heard of it), open, closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+#: The largest record in bytes (RFC 8446 §5.1): more never comes out of one read.
+_RECORD: Final = 16384
+
+_HANDSHAKE: Final = 0
+_OPEN: Final = 1
+_CLOSED: Final = 2
+
+#: Stands in for what was carried once it has heard the last, so that neither keeps the other alive.
+_NOBODY: Final = asyncio.Protocol()
+
+
+def _told(_: BaseException | None) -> None:
+    """Stands in for `opened` once it was called."""
+
+
+class TruncatedError(ConnectionError):
+    """The other end's connection ended without a goodbye: what was sent may be incomplete."""
+
+
+class TlsConnection:
+    """See the module."""
+
+    __slots__ = ("_closing", "_delivering", "_fault", "_goodbye_seen", "_goodbye_sent", "_held", "_incoming", "_lost",
+                 "_opened", "_outgoing", "_paused", "_protocol", "_raw", "_ssl", "_state")  # fmt: skip
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        protocol: asyncio.Protocol,
+        opened: Callable[[BaseException | None], None],
+        server_name: str | None = None,
+    ) -> None:
+        """`protocol` hears of the connection after its handshake; `opened` is told once: None then, or the error that
+        ended the handshake.  With a `server_name` we are the client.
+
+        Raises ValueError (UnicodeError) for a name that cannot be one.
+        """
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
+        )
+        self._protocol = protocol
+        self._opened = opened
+        self._state = _HANDSHAKE
+        self._paused = False
+        self._delivering = False
+        self._closing = False
+        self._goodbye_sent = False
+        self._goodbye_seen = False
+        #: True once the socket has ended while what it sent last is still to be delivered.
+        self._lost = False
+        self._fault: Exception | None = None
+        #: What was read before it could be delivered; empty bytes are the other end's goodbye.
+        self._held: list[bytes] = []
+        self._raw: asyncio.Transport | None = None
+
+    # ── towards the socket: an asyncio.Protocol ──────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)
+        if self._closing:
+            self._raw.abort()
+        else:
+            self._shake_hands()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == _CLOSED:
+            return
+        self._incoming.write(data)
+        if self._state == _HANDSHAKE:
+            self._shake_hands()
+        else:
+            self._deliver()
+
+    def eof_received(self) -> bool:
+        if self._state == _OPEN and self._paused and (self._held or self._incoming.pending):
+            self._lost = True
+            return True
+        return self._ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        state, self._state = self._state, _CLOSED
+        protocol, self._protocol = self._protocol, _NOBODY
+        if state == _OPEN:
+            protocol.connection_lost(self._fault or exc)
+        else:
+            self._tell(self._fault or exc or ConnectionAbortedError("closed during the TLS handshake"))
+
+    def pause_writing(self) -> None:
+        if self._state == _OPEN:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._state == _OPEN:
+            self._protocol.resume_writing()
+
+    # ── within ───────────────────────────────────────────────────────────────────────────────
+
+    def _shake_hands(self) -> None:
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a name in the certificate that cannot be read
+            self._break(error)
+            return
+        self._flush()
+        self._state = _OPEN
+        self._protocol.connection_made(cast(asyncio.BaseTransport, self))
+        self._tell(None)
+        self._deliver()
+
+    def _tell(self, error: BaseException | None) -> None:
+        opened, self._opened = self._opened, _told
+        opened(error)
+
+    def _deliver(self) -> None:
+        """Hand over what can be read, record by record, until the protocol pauses it."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._state == _OPEN and not (self._paused or self._closing or self._goodbye_seen):
+                data = self._held.pop(0) if self._held else self._read()
+                if data is None:
+                    break
+                if not data:
+                    self._goodbye_seen = True
+                    if not self._protocol.eof_received():
+                        self.close()
+                    break
+                self._protocol.data_received(data)
+                if not (self._incoming.pending or self._held or self._ssl.pending()):
+                    break
+        finally:
+            self._delivering = False
+        if self._outgoing.pending:
+            self._flush()  # an answer to a key update
+
+    def _read(self) -> bytes | None:
+        """The next record's content, empty for the other end's goodbye; None while there is no whole one."""
+        try:
+            return self._ssl.read(_RECORD)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLError as error:
+            self._break(error)
+            return None
+
+    def _resumed(self) -> None:
+        """The protocol reads again: first what has been waiting, then what comes."""
+        if not self._paused:
+            self._deliver()
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """What waited has been delivered: hear the socket again, or of its end."""
+        raw = self._raw
+        if self._paused or self._state != _OPEN or raw is None:
+            return
+        if not self._lost:
+            raw.resume_reading()
+        elif not self._ended():
+            raw.close()
+
+    def _ended(self) -> bool:
+        """The socket's end: right after a goodbye, else a cut.  True keeps our half open."""
+        if self._goodbye_seen:
+            return not self._closing
+        if self._state == _HANDSHAKE:
+            self._fault = ConnectionResetError("closed during the TLS handshake")
+        elif not self._closing:
+            self._fault = TruncatedError("it ended without TLS's close_notify")
+        return False
+
+    def _flush(self) -> None:
+        """Send what OpenSSL has written."""
+        raw = self._raw
+        data = self._outgoing.read()
+        if data and raw is not None and not raw.is_closing():
+            raw.write(data)
+
+    def _break(self, error: Exception) -> None:
+        """End it; the alert that says why goes out if it can."""
+        self._fault = error
+        raw = self._raw
+        self._flush()
+        self._closing = True
+        if raw is None:
+            return
+        if raw.get_write_buffer_size():
+            raw.abort()
+        else:
+            raw.close()
+
+    def _say_goodbye(self) -> None:
+        """Send close_notify, once."""
+        if self._goodbye_sent or self._state != _OPEN:
+            return
+        self._goodbye_sent = True
+        try:
+            self._ssl.unwrap()
+        except ssl.SSLError as error:
+            # That the other end's goodbye is not there yet is the usual case.
+            if not isinstance(error, ssl.SSLWantReadError) and self._fault is None:
+                self._fault = error
+        self._flush()
+
+    # ── towards what it carries: an asyncio.Transport ────────────────────────────────────────
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and send; dropped once our half is closed."""
+        raw = self._raw
+        if self._state != _OPEN or self._goodbye_sent or raw is None or self._fault is not None:
+            return
+        try:
+            written = self._ssl.write(data)
+            if written < len(data):
+                rest = memoryview(data)[written:]
+                while rest:
+                    rest = rest[self._ssl.write(rest) :]
+        except ssl.SSLError as error:
+            self._break(error)
+            return
+        raw.write(self._outgoing.read())
+
+    def can_write_eof(self) -> bool:
+        """Our half can be closed alone: a goodbye, and the socket's half."""
+        return True
+
+    def write_eof(self) -> None:
+        """Close our half; what the other end still sends is heard."""
+        # OpenSSL reads when it says goodbye, and breaks on what waits there.
+        while self._state == _OPEN and self._incoming.pending and (data := self._read()) is not None:
+            self._held.append(data)
+            if not data:
+                break
+        self._say_goodbye()
+        if self._raw is not None and not self._raw.is_closing():
+            self._raw.write_eof()
+
+    def close(self) -> None:
+        """Send what has been written, say goodbye, close; nothing is waited for."""
+        if self._closing:
+            return
+        self._say_goodbye()
+        self._closing = True
+        if self._raw is not None:
+            self._raw.close()
+
+    def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        self._closing = True
+        if self._raw is not None:
+            self._raw.abort()
+
+    def is_closing(self) -> bool:
+        """True once it is closed, or about to be."""
+        return self._closing or self._raw is None or self._raw.is_closing()
+
+    def pause_reading(self) -> None:
+        """Deliver nothing, and let the other end wait."""
+        if not self._paused and self._raw is not None:
+            self._paused = True
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver again, beginning with the next turn of the loop."""
+        if self._paused:
+            self._paused = False
+            asyncio.get_running_loop().call_soon(self._resumed)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As of the socket, in bytes of ciphertext."""
+        if self._raw is not None:
+            self._raw.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._raw.get_write_buffer_size() if self._raw is not None else 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`ssl_object`, or what the socket's transport knows."""
+        if name == "ssl_object":
+            return self._ssl
+        return self._raw.get_extra_info(name, default) if self._raw is not None else default
