@@ -38,6 +38,7 @@ COMPILED = [
     "gateway/proxy/http1.py",
     "gateway/proxy/lines.py",
     "gateway/proxy/messages.py",
+    "gateway/proxy/peers.py",
     "gateway/proxy/plane.py",
     "gateway/proxy/pool.py",
     "gateway/proxy/ring.py",

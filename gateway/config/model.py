@@ -274,7 +274,12 @@ class Config(Settings):
         description="How long remembered credentials are believed once the store's changes cannot be followed.",
     )
     tls: Tls | None = Field(default=None, description="TLS on the proxy listener.")
-    trusted_proxies: tuple[Network, ...] = Field(default=(), description="Peers whose `X-Forwarded-*` are believed.")
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(),
+        description="Peers whose `X-Forwarded-*` are believed. The client is the last address of `X-Forwarded-For` "
+        "that is not itself in these networks; in lists of the other headers that member counts which stands as far "
+        "from the right.",
+    )
     paths: PathSettings = Field(default=PathSettings(), description="How paths are read.")
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     drain: Drain = Field(default=Drain(), description="How the gateway ends.")

@@ -136,11 +136,12 @@ def classify(name: bytes) -> Kind:
     folded = fold(name)
     if folded in IDENTITY or folded in FORWARDED:
         return Kind.IDENTITY
+    lower = name.lower()
     if folded in TRUSTED_ONLY:
-        return Kind.TRUSTED
+        # A proxy that sets or strips one of these knows its own spelling alone; others may be its client's.
+        return Kind.TRUSTED if lower == folded else Kind.IDENTITY
     if folded in _NEVER:
         return Kind.HOP
-    lower = name.lower()
     # Other spellings that fold into one of these are not ours to read, and would be the upstream's to
     # misread: `Content_Length`, `Transfer.Encoding`, `X_Request_ID`, `X_API_Key`.
     if folded in HOP_BY_HOP or folded in OWN or folded in CREDENTIALS:

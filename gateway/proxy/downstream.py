@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.core import answers
 from gateway.core.answers import Answer
-from gateway.proxy import messages
+from gateway.proxy import messages, peers
 from gateway.proxy.exchange import RESPONDING, Exchange
 from gateway.proxy.http1 import END, Refused, RequestHead, find_end, glance, parse_request
 from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
 
 if TYPE_CHECKING:
+    from gateway.proxy.peers import Peer
     from gateway.proxy.plane import Plane
     from gateway.snapshot import Snapshot
 
@@ -76,7 +77,7 @@ class Downstream:
         self._lingered = 0
         #: What waited to be written when a closing connection was last looked at, in bytes.
         self._unsent = 0
-        self._peer: messages.Peer | None = None
+        self._peer: Peer | None = None
         self._peer_of: Snapshot | None = None
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport | None = None
@@ -262,14 +263,14 @@ class Downstream:
 
     # ── the exchange's side ──────────────────────────────────────────────────────────────────
 
-    def peer(self, snapshot: Snapshot, head: RequestHead) -> messages.Peer:
+    def peer(self, snapshot: Snapshot, head: RequestHead) -> Peer:
         """Who the client is, as the snapshot's trusted proxies make us see it."""
         peer = self._peer
         if peer is not None and self._peer_of is snapshot:
             return peer
-        if snapshot.trusted and messages.is_trusted(self._address, snapshot.trusted):
-            return messages.trusted_peer(self._address, self._scheme, self._port, snapshot.trusted, head)
-        self._peer = peer = messages.untrusted_peer(self._address, self._scheme, self._port)
+        if snapshot.trusted and peers.is_trusted(self._address, snapshot.trusted):
+            return peers.trusted_peer(self._address, self._scheme, self._port, snapshot.trusted, head.index)
+        self._peer = peer = peers.untrusted_peer(self._address, self._scheme, self._port)
         self._peer_of = snapshot
         return peer
 

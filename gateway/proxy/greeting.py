@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from gateway.proxy.downstream import Downstream
-from gateway.proxy.messages import is_trusted
+from gateway.proxy.peers import is_trusted
 from gateway.proxy.proxy_protocol import ProxyProtocolError, Source, parse
 from gateway.proxy.tls import explain
 from gateway.proxy.tls_connection import TlsConnection

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from gateway.core import path as paths
@@ -23,7 +21,7 @@ from gateway.proxy.lines import watch
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
-    from gateway.core.units import Network
+    from gateway.proxy.peers import Peer
     from gateway.snapshot import Route
 
 _VIA: Final = {1: b"Via: 1.1 postern\r\n", 0: b"Via: 1.0 postern\r\n"}
@@ -39,92 +37,6 @@ UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: Members of Connection that name no field.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
-
-
-class Peer:
-    """Who is at the other end of a client connection: the client's address (found through trusted proxies),
-    the scheme that it used, whether its forwarding headers are believed, the forwarding lines for the
-    upstream up to X-Forwarded-Host, and the X-Forwarded-Host of a trusted proxy (else None)."""
-
-    __slots__ = ("client", "host", "lines", "scheme", "trusted")
-
-    def __init__(self, client: str, scheme: str, trusted: bool, lines: bytes, host: bytes | None = None) -> None:
-        self.client = client
-        self.scheme = scheme
-        self.trusted = trusted
-        self.lines = lines
-        self.host = host
-
-
-def _address(text: str) -> str:
-    """An address as text; an IPv4-mapped one as IPv4."""
-    if text.startswith("::ffff:") and "." in text:
-        return text[7:]
-    return text.partition("%")[0]
-
-
-def untrusted_peer(address: str, scheme: str, port: int) -> Peer:
-    """A peer whose own forwarding headers are dropped: it is the client."""
-    client = _address(address)
-    lines = (
-        f"X-Forwarded-For: {client}\r\nX-Real-IP: {client}\r\n"
-        f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {port}\r\nX-Forwarded-Host: "
-    )
-    return Peer(client, scheme, False, lines.encode("ascii", "replace"))
-
-
-@lru_cache(maxsize=4096)
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a text, None where it is none; parsing costs as much as all else that is done for a proxy."""
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _member(text: str) -> str:
-    """The address of a member of X-Forwarded-For: some proxies write IPv6 in brackets, or the client's port behind."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    return _address(text)
-
-
-def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    """Is the address in one of the networks?"""
-    parsed = _parsed(_address(address))
-    return parsed is not None and any(parsed in network for network in trusted)
-
-
-def trusted_peer(address: str, scheme: str, port: int, trusted: Sequence[Network], head: RequestHead) -> Peer:
-    """A trusted proxy: the client is the last address of X-Forwarded-For that is not itself a trusted proxy."""
-    index = head.index
-    client = _address(address)
-    chain = [member.strip() for member in index.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
-    believed: list[str] = []
-    for member in reversed([m for m in chain if m]):
-        text = _member(member)
-        if _parsed(text) is None:
-            break
-        believed.insert(0, text)
-        client = text
-        if not is_trusted(text, trusted):
-            break
-    proto = index.get(b"x-forwarded-proto", b"").strip().lower()
-    if proto in (b"http", b"https"):
-        scheme = proto.decode()
-    given_port = index.get(b"x-forwarded-port", b"")
-    shown_port = int(given_port) if re.fullmatch(rb"[0-9]{1,5}", given_port) else (443 if proto == b"https" else port)
-    host = index.get(b"x-forwarded-host")
-    if host is not None and not re.fullmatch(rb"[A-Za-z0-9_.:\[\]-]{1,255}", host):
-        host = None
-    forwarded_for = ", ".join([*believed, _address(address)])
-    lines = (
-        f"X-Forwarded-For: {forwarded_for}\r\nX-Real-IP: {client}\r\n"
-        f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {shown_port}\r\nX-Forwarded-Host: "
-    )
-    return Peer(client, scheme, True, lines.encode(), host)
 
 
 def given_id(value: bytes | None) -> str | None:

@@ -93,6 +93,7 @@ class Record:
     sent: int
     decision: str
     reason: str
+    client: str = field(default="", compare=False)
 
 
 class Records(list[Record]):
@@ -119,7 +120,7 @@ class Records(list[Record]):
         user_agent: bytes,
         host: str,
     ) -> None:
-        self.append(Record(method, path, status, sent, decision, reason))
+        self.append(Record(method, path, status, sent, decision, reason, client))
 
 
 def routed(
