@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from gateway.proxy.pool import Pool
 from gateway.proxy.probe import ProbeError, final_status, probe
+from gateway.proxy.tls import ClientSettings, client_tls
 from gateway.proxy.upstream import MAX_HEAD
 from gateway.snapshot import SECOND, ActiveHealth, Origin
+from tests.certificates import authority
 from upstream_stub.raw import RawServer
 from upstream_stub.steps import End, Script, Send
 
@@ -101,3 +104,21 @@ def test_whatever_it_says(data: bytes, cut: int) -> None:
         return
     whole = answer(200)
     assert final_status(whole[:cut]) in (None, 200)
+
+
+@pytest.mark.parametrize(("name", "why"), [("lms.internal", ""), ("other.internal", "other.internal")])
+async def test_over_tls(name: str, why: str, tmp_path: Path) -> None:
+    """As the pool's own connections are made: the name is asked for, and must be in the certificate."""
+    issued = authority().issue(tmp_path, "lms.internal")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.certificate, issued.key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        settings = ClientSettings(verify=True, ca_file=authority().file(tmp_path))
+        port = server.sockets[0].getsockname()[1]
+        found = await asked(Origin("127.0.0.1", port, tls=client_tls(settings, name)), health())
+    assert why in found if why else found == ""
