@@ -45,7 +45,7 @@ def directives(value: bytes) -> dict[bytes, bytes | None]:
     members = value.split(b",") if b'"' not in value or value.count(b'"') % 2 else _MEMBER.findall(value)
     for member in members:
         name, equals, given = member.partition(b"=")
-        name = name.strip().lower()
+        name = name.strip(b' \t"').lower()
         if not name:
             continue
         argument: bytes | None = given.strip().strip(b'"') if equals else None

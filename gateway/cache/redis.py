@@ -145,7 +145,7 @@ class RedisResponses(Common):
             async with self._slots:
                 token = await self._token(resource)
                 if token is not None and moment == self.moment(resource) and resource not in self._owed:
-                    await self._cache.set(f"v:{key}", token + value, ttl=min(max(seconds, 0.001), float(LONGEST)))
+                    await self._cache.set(f"v:{key}", token + value, ttl=float(min(max(seconds, 0.001), LONGEST)))
         except Exception as error:  # noqa: BLE001 - as above: it is not stored
             self._fault(error)
         finally:

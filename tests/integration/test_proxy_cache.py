@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from gateway.cache.opening import ResponseCaches
 from tests.integration.gateways import (
     Client,
     Gateway,
@@ -21,6 +23,7 @@ from tests.integration.gateways import (
     running_gateway,
 )
 from tests.policies.helpers import make_identity
+from tests.redis_server import executable, running_redis
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer
 from upstream_stub.steps import End, Script, Send, Until, Wait
@@ -33,6 +36,7 @@ KEYS = Keys(
     }
 )
 
+REDIS = executable()
 CACHED = "{proxy-cache: {}}"
 
 
@@ -456,3 +460,40 @@ async def test_it_outlives_a_reload() -> None:
             assert told(await gateway.get())[0] == "Miss"
             gateway.swap(text)
             assert told(await gateway.get())[0] == "Hit"
+
+
+# ── in Redis ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(REDIS is None, reason="there is no redis-server")
+async def test_two_gateways_share_a_redis(tmp_path: Path) -> None:
+    assert REDIS is not None
+    origin = Origin(before=(Wait(0.1),))
+
+    def scripted(asked: RawRequest) -> Script:
+        return origin(asked) if asked.method == "GET" else Script([Send(head(204))], End.KEEP)
+
+    async with running_redis(REDIS, tmp_path) as redis, RawServer(scripted) as upstream:
+        caches = [ResponseCaches(redis.url, 1 << 20, 1 << 18) for _ in range(2)]
+        text = routed(upstream.url, policies=CACHED)
+        async with (
+            running_gateway(text, response_cache=caches[0].open) as one,
+            running_gateway(text, response_cache=caches[1].open) as other,
+        ):
+            answers = await all_at_once(one, 100)
+            assert sorted(told(answer)[0] for answer in answers) == ["Hit"] * 99 + ["Miss"]
+            assert {told(answer) for answer in await all_at_once(other, 20)} == {("Hit", b"answer 1")}
+            assert origin.asked == 1
+            async with await one.connect() as client:
+                await client.request(request("DELETE", "/"))
+                assert told(await client.request(get("/"))) == ("Miss", b"answer 2")
+            # The other may ask before the new one is written, but never finds the old one.
+            assert (await other.get()).body in (b"answer 2", b"answer 3")
+            await redis.stop()
+            # A Redis that has gone is a cache that has nothing.
+            before = origin.asked
+            assert told(await one.get())[0] == "Miss"
+            assert origin.asked == before + 1
+            assert {told(answer)[0] for answer in await all_at_once(one, 20)} <= {"Miss", "Hit"}
+        for cache in caches:
+            await cache.close()
