@@ -13,6 +13,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from gateway.core.errors import PosternError
 
@@ -28,10 +29,12 @@ LONGEST: Final = 300
 FIRST_PAUSE: Final = _SECOND
 LONGEST_PAUSE: Final = 30 * _SECOND
 
-#: How long a name server is given for an answer, in seconds, and how often it is asked; c-ares shortens the first by
-#: what it has seen of the server.
-_TIMEOUT: Final = 2.0
+#: How long a name server is given for an answer at first, in seconds (twice as long each time), and how often it is
+#: asked.
+_TIMEOUT: Final = 1.0
 _TRIES: Final = 3
+#: How long a channel is used, in seconds.
+_CHANNEL_AGE: Final = 30.0
 
 
 class ResolveError(PosternError):
@@ -92,21 +95,35 @@ class Name:
 
 
 class Resolver:
-    """Asks c-ares; see the module."""
+    """Asks c-ares; see the module.
+
+    c-ares keeps answers itself, up to an hour, and that there is none as well.  Lest that last longer than an answer
+    holds here, a channel is used for a short time only, and not again after a failure; a new one remembers nothing.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, servers: Sequence[str] | None = None) -> None:
         """`servers` are name servers to ask in place of the system's, `address:port`; tests alone give them."""
         self._loop = loop
         self._servers = servers
         self._dns: aiodns.DNSResolver | None = None
+        self._until = 0.0
+        #: All with a question under way, the one in use included.
+        self._channels: WeakSet[aiodns.DNSResolver] = WeakSet()
 
     async def resolve(self, host: str) -> Resolved:
         """All addresses of a name that this machine has a way to.  Raises `ResolveError`."""
         from aiodns.error import DNSError
+        from pycares import AresError
 
         try:
-            found = await self._channel().getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
+            channel = self._channel()
+        except AresError as error:
+            raise ResolveError(_text(error)) from error
+        try:
+            found = await channel.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
         except DNSError as error:
+            if self._dns is channel:
+                self._dns = None  # it ends with the last question that is under way on it
             raise ResolveError(_text(error)) from error
         except (UnicodeError, ValueError) as error:
             raise ResolveError(str(error)) from error
@@ -114,16 +131,19 @@ class Resolver:
 
     def close(self) -> None:
         """Give up what is being asked; nothing may be asked any more."""
-        dns, self._dns = self._dns, None
-        if dns is not None:
-            dns.cancel()
+        self._dns = None
+        for channel in list(self._channels):
+            channel.cancel()
 
     def _channel(self) -> aiodns.DNSResolver:
-        if self._dns is None:
+        now = self._loop.time()
+        if self._dns is None or now >= self._until:
             import aiodns
 
             # Files, then DNS is c-ares' default; saying so by `lookups` hands it a buffer that pycares 5 has freed.
-            self._dns = aiodns.DNSResolver(nameservers=self._servers, loop=self._loop, timeout=_TIMEOUT, tries=_TRIES)
+            self._dns = aiodns.DNSResolver(self._servers, self._loop, timeout=_TIMEOUT, tries=_TRIES)
+            self._until = now + _CHANNEL_AGE
+            self._channels.add(self._dns)
         return self._dns
 
 

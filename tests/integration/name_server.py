@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, cast
 
-A, CNAME, AAAA = 1, 5, 28
+A, CNAME, SOA, AAAA = 1, 5, 6, 28
+_AUTHORITY = b"\0\0" + struct.pack("!IIIII", 1, 3600, 3600, 3600, 3600)
 _ANSWERED, _FAILED, _UNKNOWN = 0x8580, 0x8582, 0x8583
 
 
@@ -86,4 +87,7 @@ class NameServer:
             if alias:
                 target = _name(alias)
                 found = [b"\xc0\x0c" + struct.pack("!HHIH", CNAME, 1, ttl, len(target)) + target, *found]
-        return number + struct.pack("!HHHHH", status, 1, len(found), 0, 0) + question + b"".join(found)
+        # That there is nothing holds for an hour, as the zone says (RFC 2308).
+        zone = b"" if found or status == _FAILED else b"\xc0\x0c" + struct.pack("!HHIH", SOA, 1, 3600, 22) + _AUTHORITY
+        counts = struct.pack("!HHHHH", status, 1, len(found), 1 if zone else 0, 0)
+        return number + counts + question + b"".join(found) + zone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -127,6 +128,37 @@ async def resolver(names: NameServer) -> AsyncIterator[Resolver]:
 async def test_all_addresses_and_the_shortest_lifetime(names: NameServer, resolver: Resolver) -> None:
     names.set("lms.test", "127.0.0.2", "127.0.0.3", ttl=7)
     assert await resolver.resolve("lms.test") == Resolved(("127.0.0.2", "127.0.0.3"), 7)
+
+
+async def test_no_memory_outlasts_ours(names: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """c-ares' own would keep the first answer, and that there was none, for up to an hour."""
+    monkeypatch.setattr("gateway.proxy.resolver._CHANNEL_AGE", 0.0)
+    names.set("lms.test", "127.0.0.2", ttl=3000)
+    assert await resolver.resolve("lms.test") == Resolved(("127.0.0.2",), 3000)
+    names.set("lms.test", "127.0.0.3", ttl=3000)
+    assert await resolver.resolve("lms.test") == Resolved(("127.0.0.3",), 3000)
+
+
+async def test_a_name_that_comes_up_is_found_at_once(names: NameServer, resolver: Resolver) -> None:
+    with pytest.raises(ResolveError):
+        await resolver.resolve("lms.test")
+    names.set("lms.test", "127.0.0.2")
+    assert (await resolver.resolve("lms.test")).addresses == ("127.0.0.2",)
+
+
+async def test_a_question_under_way_survives_that_its_channel_is_forgotten(
+    names: NameServer, resolver: Resolver
+) -> None:
+    names.silent = True
+    names.set("lms.test", "127.0.0.2")
+    asking = asyncio.ensure_future(resolver.resolve("lms.test"))
+    while not names.asked:
+        await asyncio.sleep(0.005)
+    with pytest.raises(ResolveError):
+        await resolver.resolve("a..b")
+    gc.collect()
+    names.silent = False
+    assert (await asking).addresses == ("127.0.0.2",)
 
 
 async def test_an_alias_is_followed(names: NameServer, resolver: Resolver) -> None:
