@@ -209,6 +209,7 @@ class App:
         )
         await self.listener.start()
         stack.callback(self.listener.stop_accepting)
+        self.plane.overload.gates.append(self.listener)
         stack.push_async_callback(self._end_background)
         self.plane.start()
         self.reloader.watch()

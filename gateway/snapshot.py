@@ -128,6 +128,9 @@ class Service:
     write_timeout: int = 60 * SECOND
     retries: int = 1
     address: str = ""
+    first_byte_timeout: int = 60 * SECOND
+    total_timeout: int = 0
+    max_connections: int = 0
     tunnel_idle: int = 3600 * SECOND
     tunnel_total: int = 0
     targets: tuple[Target, ...] = ()
@@ -158,11 +161,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The listener's patience with a client, in nanoseconds."""
+    """The listener's patience with a client, in nanoseconds; `pace` is how many bytes it must send or take, in a body,
+    within `body`."""
 
     header: int = 10 * SECOND
     body: int = 60 * SECOND
     idle: int = 75 * SECOND
+    pace: int = 1
 
 
 Match = tuple[Route, int, "dict[str, str] | None"]
@@ -173,7 +178,8 @@ class Snapshot:
     """One configuration, compiled.
 
     `match(method, host, path, index)` is the router; `limits` what `http1` takes of heads;
-    `trusted` the networks whose forwarding headers are believed; `hash` names the configuration.
+    `trusted` the networks whose forwarding headers are believed; `max_wait` how long a request waits for its turn,
+    in nanoseconds; `connections_per_client` 0 for any number; `hash` names the configuration.
     """
 
     hash: str
@@ -184,6 +190,9 @@ class Snapshot:
     unrouted: Stats
     timeouts: Timeouts = field(default_factory=Timeouts)
     connections: int = 10_000
+    connections_per_client: int = 0
+    requests_per_connection: int = 10_000
+    max_wait: int = 2 * SECOND
     paths: PathRules = DEFAULT
     trusted: tuple[Network, ...] = ()
     preflights: bool = False

@@ -31,7 +31,7 @@ from gateway.config.identities import Client, Consumer, Organization
 from gateway.config.policies import Policies
 from gateway.config.services import RequestTest, Route, Service
 from gateway.config.transport import Tls, files_of
-from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Secret, Settings
+from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Secret, Settings, Size
 from gateway.core.units import parse_rate
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.\-_]*)):(?P<port>\d{1,5})")
@@ -191,8 +191,32 @@ class Limits(Settings):
     target_bytes: Room = Field(default=8 * 1024, description="The request target; past it 414.")
     header_timeout: Patience = Field(default=10.0, description="How long a request's head may take; past it 408.")
     body_timeout: Patience = Field(default=60.0, description="How long a client may be silent in a body; past it 408.")
+    body_rate: Size = Field(
+        default=256,
+        description="How many bytes a second a client must send of its body, and take of an answer's, averaged over "
+        "`body_timeout`; 0: any that it likes, as long as it is not silent.",
+    )
     idle_timeout: Duration = Field(default=75.0, description="How long a kept-alive connection may be idle.")
-    connections: int = Field(default=10_000, ge=1, description="How many client connections at once.")
+    connections: int = Field(
+        default=10_000, ge=1, description="How many client connections at once, WebSockets included; past it 503."
+    )
+    connections_per_client: int = Field(
+        default=0,
+        ge=0,
+        description="How many of them from one address (IPv6: one /64) that is no trusted proxy; past it 503; 0: any.",
+    )
+    requests_per_connection: int = Field(
+        default=10_000, ge=1, description="After so many requests the answer says that the connection closes."
+    )
+
+
+class Overload(Settings):
+    """What happens when more comes than can be served: requests wait, connections are not accepted, and what has waited
+    too long is answered 503."""
+
+    max_wait: Patience = Field(
+        default=2.0, description="How long a request may wait for its turn, here or for an upstream's; past it 503."
+    )
 
 
 class Drain(Settings):
@@ -282,6 +306,7 @@ class Config(Settings):
     )
     paths: PathSettings = Field(default=PathSettings(), description="How paths are read.")
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    overload: Overload = Field(default=Overload(), description="When more comes than can be served.")
     drain: Drain = Field(default=Drain(), description="How the gateway ends.")
     audit: Audit = Field(default=Audit(), description="The audit log.")
     admin: Admin = Field(default=Admin(), description="The admin listener.")

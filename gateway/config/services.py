@@ -313,8 +313,27 @@ class Service(Settings):
     )
     connect_timeout: Patience = Field(default=5.0, description="How long connecting may take.")
     read_timeout: Patience = Field(default=60.0, description="How long the upstream may be silent.")
+    first_byte_timeout: Duration = Field(
+        default=0.0, description="How long it may take to begin its answer; `0s`: as `read_timeout` says."
+    )
     write_timeout: Patience = Field(default=60.0, description="How long the upstream may take in nothing.")
-    retries: int = Field(default=1, ge=0, le=10, description="How often a request that did no harm is tried again.")
+    total_timeout: Duration = Field(
+        default=0.0, description="How long a request and its answer may take in all; `0s`: as long as they go on."
+    )
+    max_connections: int = Field(
+        default=0,
+        ge=0,
+        description="The most connections to each address at a time, WebSockets included; further requests wait their "
+        "turn, for `overload.max_wait` at the most; 0: any number.",
+    )
+    retries: int = Field(
+        default=1,
+        ge=0,
+        le=10,
+        description="How often a request is tried again: on another target where no connection could be made, or where "
+        "one broke before it answered and the request is idempotent and can be sent again. Never more than a fifth of "
+        "the service's requests.",
+    )
     preserve_host: bool = Field(
         default=False, description="Forward the client's `Host` in place of the upstream's own."
     )

@@ -19,11 +19,14 @@ nothing else can close the circuit.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.decision import Pending
 from gateway.proxy.health import CLOSED, FULL_SHARE, PATIENCE, Watch
+from gateway.proxy.retries import RetryBudget
 from gateway.proxy.ring import Ring
 
 if TYPE_CHECKING:
@@ -101,6 +104,14 @@ class Endpoint:
         return f"target {name}" if self.address in name else f"target {name} at {self.address}"
 
 
+class Waiter(Protocol):
+    """A request that waits until an endpoint has room for it."""
+
+    def take_slot(self) -> bool:
+        """There is room; False if it does not wait any longer."""
+        ...
+
+
 class Balancer:
     """The endpoints of one service, and whose turn it is.
 
@@ -108,7 +119,8 @@ class Balancer:
     `endpoints` is not to be changed but by `replace`; `service` is the latest that named these targets.
     """
 
-    __slots__ = ("_ring", "_waiting", "_way", "endpoints", "only", "resolving", "service", "statuses")
+    __slots__ = ("_ring", "_waiting", "_way", "budget", "endpoints", "only", "queue", "resolving", "service",
+                 "statuses")  # fmt: skip
 
     def __init__(self, service: Service) -> None:
         self.endpoints: tuple[Endpoint, ...] = ()
@@ -117,6 +129,9 @@ class Balancer:
         self.resolving = False
         self._waiting: list[Pending[None]] = []
         self._ring: Ring | None = None
+        self.budget = RetryBudget()
+        #: Requests that wait for room, first come, first served.
+        self.queue: deque[Waiter] = deque()
         self.configure(service)
 
     def configure(self, service: Service) -> None:
@@ -136,7 +151,8 @@ class Balancer:
             endpoint.watch.configure(health, patience)
             endpoint.failing = endpoint.watch.failing
         watched = health.active is not None or health.passive is not None
-        self.only = self.endpoints[0] if len(self.endpoints) == 1 and not watched else None
+        alone = len(self.endpoints) == 1 and not watched and not self.service.max_connections
+        self.only = self.endpoints[0] if alone else None
         self._ring = None
         if self._way == _CONSUMER_HASH and len(self.endpoints) > 1:
             self._ring = Ring([(f"{each.target.name}|{each.pool.origin}", each.weight) for each in self.endpoints])
@@ -163,9 +179,9 @@ class Balancer:
         `key` names who asks (consumer-hash alone heeds it); `now` in nanoseconds; `avoid` has failed this request
         already, and is given again only where there is no other.
         """
-        ready = [each for each in self.endpoints if each is not avoid and each.watch.takes(now)]
+        ready = [each for each in self.endpoints if each is not avoid and self._takes(each, now)]
         if not ready:
-            if avoid is None or avoid not in self.endpoints or not avoid.watch.takes(now):
+            if avoid is None or avoid not in self.endpoints or not self._takes(avoid, now):
                 return None
             chosen = avoid
         elif len(ready) == 1:
@@ -178,6 +194,20 @@ class Balancer:
             chosen.watch.admitted(now)
             chosen.failing = True
         return chosen
+
+    def _takes(self, endpoint: Endpoint, now: int) -> bool:
+        most = self.service.max_connections
+        return endpoint.watch.takes(now) and (not most or endpoint.pool.busy < most)
+
+    def full(self, now: int) -> bool:
+        """Where `pick` finds none: is it for want of room alone?"""
+        return any(each.watch.takes(now) for each in self.endpoints)
+
+    def wake(self) -> None:
+        """Let those who wait go on, as far as there is room."""
+        queue = self.queue
+        while queue and any(self._takes(each, monotonic_ns()) for each in self.endpoints):
+            queue.popleft().take_slot()
 
     def _in_turn(self, ready: list[Endpoint], now: int) -> Endpoint:
         for each in ready:

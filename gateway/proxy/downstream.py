@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.proxy import messages, peers
-from gateway.proxy.exchange import RESPONDING, Exchange
-from gateway.proxy.http1 import END, Refused, RequestHead, find_end, glance, parse_request
+from gateway.proxy.exchange import DECIDING, DONE, RESPONDING, WAITING, Exchange
+from gateway.proxy.http1 import END, NO_BODY, Refused, RequestHead, find_end, glance, parse_request
 from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Downstream:
     """
 
     __slots__ = ("_address", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life", "_lingered",
-                 "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping", "_scheme", "_unsent", "_write",
-                 "deadline", "exchange", "transport")  # fmt: skip
+                 "_network", "_pace", "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping", "_scheme",
+                 "_served", "_unsent", "_write", "deadline", "exchange", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
 
@@ -75,6 +75,10 @@ class Downstream:
         #: True while the deadline is that of a head: of the connection's first one, or of one that has begun.
         self._heading = True
         self._lingered = 0
+        #: Requests that have been begun.
+        self._served = 0
+        #: Bytes of its body that the client must send before its deadline moves on.
+        self._pace = 0
         #: What waited to be written when a closing connection was last looked at, in bytes.
         self._unsent = 0
         self._peer: Peer | None = None
@@ -103,7 +107,8 @@ class Downstream:
         plane = self._plane
         self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
         plane.downstreams.add(self)
-        if len(plane.downstreams) + len(plane.tunnels) > plane.snapshot.connections:
+        self._network = peers.client_network(self._address)
+        if not plane.admits(self._network):
             self._reject(answers.OVERLOADED, ((b"Retry-After", b"1"),))
 
     def data_received(self, data: bytes) -> None:
@@ -111,8 +116,9 @@ class Downstream:
         if exchange is not None:
             body = exchange.reader
             if body is not None and not body.done:
-                if not self._blocked:
-                    self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+                self._pace -= len(data)
+                if self._pace <= 0 and not self._blocked:
+                    self._wait_for_body()
                 exchange.feed(data)
                 return
             self._inbox += data
@@ -145,6 +151,12 @@ class Downstream:
         self._grace(exchange)
         return True
 
+    def _wait_for_body(self) -> None:
+        """A piece of its body must come in time: as many bytes as the pace says."""
+        timeouts = self._plane.snapshot.timeouts
+        self._pace = timeouts.pace
+        self.deadline = monotonic_ns() + timeouts.body
+
     def _grace(self, exchange: Exchange) -> None:
         """The exchange of a client that has closed its side: its answer must begin soon."""
         self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
@@ -153,15 +165,20 @@ class Downstream:
             exchange.close = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        known = self._life != CLOSED
         self._life = CLOSED
         self._plane.downstreams.discard(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone()
+        if known:
+            self.forgotten()
 
     def pause_writing(self) -> None:
         self._blocked = True
         self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+        if self.transport is not None:
+            self._unsent = self.transport.get_write_buffer_size()
         if self.exchange is not None:
             self.exchange.download_blocked()
 
@@ -171,7 +188,9 @@ class Downstream:
             return
         exchange = self.exchange
         if exchange is not None:
-            self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body if self._uploading(exchange) else 0
+            self.deadline = 0
+            if self._uploading(exchange):
+                self._wait_for_body()
             exchange.download_flowing()
             return
         self.resume()
@@ -222,8 +241,17 @@ class Downstream:
                 self._reject(refused.answer, detail=refused.detail, begun=inbox)
                 break
             self._heading = False
-            self.deadline = 0 if not head.framing else monotonic_ns() + plane.snapshot.timeouts.body
+            self.deadline = 0
+            if head.framing:
+                self._wait_for_body()
             exchange = self.exchange = Exchange(self, plane, head)
+            self._served += 1
+            if self._served >= plane.snapshot.requests_per_connection:
+                exchange.close = True
+            if plane.overload.crowded:
+                exchange.state = WAITING
+                plane.overload.hold(self)
+                break
             try:
                 exchange.begin()
             except Exception as error:  # noqa: BLE001 - a defect of ours: the client gets a 500, never silence
@@ -234,6 +262,40 @@ class Downstream:
         if self.exchange is None and self._life == OPEN and not self._blocked:
             self._heading = False
             self.deadline = monotonic_ns() + plane.snapshot.timeouts.idle
+
+    def take_turn(self, now: int) -> None:
+        """The request that was held (`overload`) begins."""
+        exchange = self.exchange
+        if exchange is None or exchange.state != WAITING:
+            return
+        exchange.state = DECIDING
+        if exchange.head.framing:
+            self._wait_for_body()
+        try:
+            exchange.begin()
+        except Exception as error:  # noqa: BLE001 - as in `_pump`
+            exchange.crashed(error)
+        if self._half_closed and self.exchange is exchange:
+            self._grace(exchange)
+
+    def shed(self, now: int) -> None:
+        """The request that was held has waited too long: a fast 503."""
+        exchange, plane = self.exchange, self._plane
+        if exchange is None or exchange.state != WAITING:
+            return
+        exchange.state = DONE
+        head = exchange.head
+        request_id = plane.request_id()
+        content_type, body = answers.render(answers.OVERLOADED, head.index.get(b"accept"), request_id)
+        close = exchange.close or plane.draining or head.framing != NO_BODY
+        lines = ((b"Retry-After", b"1"), (b"Content-Type", content_type))
+        out = messages.own_head(503, lines, body, (), plane.date, close, head.version)
+        self.write(out if exchange.bodiless else out + body)
+        plane.rejected(self._address, request_id, answers.OVERLOADED, "waited too long", len(body))
+        if close:
+            self.linger()
+        else:
+            self.released(False, now)
 
     def _skip_empty_lines(self, inbox: bytes) -> bytes:
         for _ in range(_MAX_EMPTY_LINES):
@@ -305,7 +367,7 @@ class Downstream:
             self._paused = False
             self.transport.resume_reading()
             if self.exchange is not None and not self._blocked and self._uploading(self.exchange):
-                self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
+                self._wait_for_body()
 
     def blocked(self) -> bool:
         """Does the client take no more for now?"""
@@ -322,6 +384,10 @@ class Downstream:
         self._life = CLOSED
         self._plane.downstreams.discard(self)
         return transport
+
+    def forgotten(self) -> None:
+        """The connection is gone, whoever had it last."""
+        self._plane.leaves(self._network)
 
     def released(self, close: bool, now: int) -> None:
         """The exchange is over, at `now` of the monotonic clock, and its request was read to the end."""
@@ -401,12 +467,22 @@ class Downstream:
                 return  # a head is arriving; its answer will say close
             self._close()
 
+    def _keeps_pace(self) -> bool:
+        """Has a client that does not take all that it could taken enough since it was looked at last?"""
+        transport = self.transport
+        if transport is None:
+            return False
+        before, self._unsent = self._unsent, transport.get_write_buffer_size()
+        return before - self._unsent >= self._plane.snapshot.timeouts.pace
+
     def expired(self) -> None:
         """The sweep found that the deadline has passed: what it was for follows from the state."""
         self.deadline = 0
         exchange = self.exchange
         if self._life != OPEN:
             self._leaving()
+        elif self._blocked and self._keeps_pace():
+            self.deadline = monotonic_ns() + self._plane.snapshot.timeouts.body
         elif exchange is None:
             if self._blocked:
                 self.reset()

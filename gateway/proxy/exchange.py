@@ -2,8 +2,10 @@
 
 States and laws:
 
+* WAITING - the gateway has more to do than it can (`overload`); nothing but the head has been looked at.
 * DECIDING - the pipeline has it; what comes of the body is held, 64 KiB at the most.
-* CONNECTING - decided, no upstream connection yet; still held.
+* CONNECTING - decided, no upstream connection yet (a name is being resolved, a slot is waited for, or it is being
+  opened); still held.
 * FORWARDING - head and body go to the upstream; the response has not begun.
 * RESPONDING - the response's head has been written to the client; its body follows.
 * TUNNELLING - a WebSocket: both connections have changed hands (`tunnel`), what is left is to record its end.
@@ -33,11 +35,13 @@ from gateway.core.path import PathError, canonical
 from gateway.proxy import messages
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, ChunkedReader, FramingError, chunk, reader
 from gateway.proxy.http1 import CHUNKED, Fields, Refused, RequestHead, ResponseHead, hostname_of
+from gateway.proxy.retries import IDEMPOTENT
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
 from gateway.proxy.tunnel import POLICY_VIOLATION, Tunnel
 from gateway.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
+    from gateway.proxy.balancer import Endpoint
     from gateway.proxy.downstream import Downstream
     from gateway.proxy.plane import Plane
     from gateway.snapshot import Route, Snapshot
@@ -47,9 +51,6 @@ _log = logging.getLogger("postern.proxy")
 #: The most interim responses (1xx) that an upstream may send before its final one.
 MAX_INTERIM: Final = 32
 
-#: RFC 9110 §9.2.2: may be sent again when a kept connection dies before it answered.
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
 METHODS: Final = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 
 #: The status that stands in records for a client that went away before its answer (nginx's 499).
@@ -57,6 +58,7 @@ CLIENT_CLOSED: Final = 499
 
 
 #: The states.  Plain numbers: an enum's member costs a dictionary look-up each time it is named.
+WAITING: Final = -1
 DECIDING: Final = 0
 CONNECTING: Final = 1
 FORWARDING: Final = 2
@@ -69,10 +71,11 @@ DONE: Final = 6
 class Exchange:
     """See the module."""
 
-    __slots__ = ("arrived", "bodiless", "carrier", "chunked_out", "close", "context", "continued", "deadline",
-                 "decision", "downstream", "head", "hold", "interims", "peer", "pending", "plane", "reader",
-                 "reason", "received", "replay", "request_head", "retries", "route", "sent", "sent_at", "sink",
-                 "snapshot", "state", "status", "trailers", "tunnel", "upstream", "upstream_ns")  # fmt: skip
+    __slots__ = ("arrived", "balancer", "bodiless", "carrier", "chunked_out", "close", "context", "continued",
+                 "deadline", "decision", "downstream", "endpoint", "head", "hold", "interims", "matched", "peer",
+                 "pending", "plane", "queued", "reader", "reason", "received", "replay", "request_head", "retries",
+                 "route", "sent", "sent_at", "sink", "snapshot", "state", "status", "trailers", "tunnel", "until",
+                 "upstream", "upstream_ns")  # fmt: skip
 
     def __init__(self, downstream: Downstream, plane: Plane, head: RequestHead) -> None:
         self.downstream = downstream
@@ -81,9 +84,13 @@ class Exchange:
         self.state = DECIDING
         self.bodiless = head.method == b"HEAD"
         self.close = not head.keep_alive
+        self.arrived = 0
         self.deadline = 0
+        #: When the whole of it must be over, 0 for never.
+        self.until = 0
         self.reader: BodyReader | None = None
-        self.pending: Pending[Decision] | Pending[Upstream] | None = None
+        self.pending: Pending[Decision] | Pending[Upstream] | Pending[None] | None = None
+        self.endpoint: Endpoint | None = None
         self.upstream: Upstream | None = None
         self.route: Route | None = None
         self.status = 0
@@ -168,10 +175,8 @@ class Exchange:
             if match is None:
                 self.refuse(Deny(answers.NO_ROUTE))
                 return
-        self.route, matched, context.captures = match
+        self.route, self.matched, context.captures = match
         context.route = self.route
-        # `retries` doubles as the place for the matched length until the request is forwarded.
-        self.retries = matched
         decision = pipeline.run(context, self.route)
         if decision is ALLOW:
             self.forward()
@@ -263,7 +268,7 @@ class Exchange:
         upstream = self.upstream
         if self.state == FORWARDING and upstream is not None and not upstream.paused and self.route is not None:
             # While the client sends, its own deadline counts; then the upstream's.
-            self.deadline = monotonic_ns() + self.route.service.read_timeout if current.done else 0
+            self.deadline = monotonic_ns() + self.route.service.first_byte_timeout if current.done else 0
         self.sink.write(payload, current.done)
         if self.state == DRAINING and current.done:
             self._released(monotonic_ns())
@@ -294,7 +299,7 @@ class Exchange:
         """The upstream takes more again."""
         self.downstream.resume()
         if self.state == FORWARDING and self.reader is not None and self.route is not None:
-            self.deadline = monotonic_ns() + self.route.service.read_timeout if self.reader.done else 0
+            self.deadline = monotonic_ns() + self.route.service.first_byte_timeout if self.reader.done else 0
 
     # ── towards the upstream ─────────────────────────────────────────────────────────────────
 
@@ -302,25 +307,92 @@ class Exchange:
         """The request may pass: find a connection and write it."""
         context, route = self.context, self.route
         assert route is not None  # noqa: S101 - only what has matched is forwarded
-        matched, self.retries = self.retries, route.service.retries
+        service = route.service
+        self.retries = service.retries
         if self.reader is not None and context.body_limit is not None and self.received > context.body_limit:
             self.refuse(Deny(answers.BODY_TOO_LARGE, close=True))
             return
-        self.request_head = messages.request_head(self.head, context, route, matched, self.peer)
-        pool = self.plane.pool(route.service)
-        connection = pool.take()
+        if service.total_timeout:
+            self.until = self.arrived + service.total_timeout
+        balancer = self.balancer = self.plane.targets.balancer(service)
+        balancer.budget.asked += 1
+        endpoint = balancer.only
+        if endpoint is not None:
+            self._use(endpoint)
+        elif service.max_connections and balancer.queue:
+            self._queue()  # nobody overtakes
+        else:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Use the endpoint whose turn it is; wait where there is none yet, or none has room."""
+        balancer = self.balancer
+        now = monotonic_ns()
+        endpoint = balancer.pick(self._key(), now)
+        if endpoint is not None:
+            self._use(endpoint)
+        elif balancer.resolving:
+            self._resolve()
+        elif balancer.full(now):
+            self._queue()
+        else:
+            _log.warning("request %s: service %s has no healthy target", self.context.request_id, balancer.service.name)
+            self._unavailable()
+
+    def _key(self) -> str:
+        """Who asks, for targets that are chosen by it."""
+        identity = self.context.identity
+        return self.context.client if identity is None else identity.consumer.id
+
+    def _resolve(self) -> None:
+        """The service's names are being resolved for the first time."""
+        assert self.route is not None  # noqa: S101 - see `forward`
+        self.state = CONNECTING
+        self.queued = False
+        self.deadline = monotonic_ns() + self.route.service.connect_timeout
+        pending = self.pending = self.balancer.wait()
+        pending.then(self._resolved, self._unreachable)
+
+    def _resolved(self, _: None) -> None:
+        self.pending = None
+        if self.state == CONNECTING:
+            self._choose()
+
+    def _queue(self) -> None:
+        """Every endpoint has as many connections as it may: wait for one."""
+        self.state = CONNECTING
+        self.queued = True
+        self.deadline = monotonic_ns() + self.snapshot.max_wait
+        self.balancer.queue.append(self)
+
+    def take_slot(self) -> bool:
+        """There is room for one more; False if this request does not wait any longer."""
+        if self.state != CONNECTING or not self.queued:
+            return False
+        self._choose()
+        return True
+
+    def _use(self, endpoint: Endpoint) -> None:
+        """Send the request to this endpoint."""
+        route = self.route
+        assert route is not None  # noqa: S101 - see `forward`
+        self.endpoint = endpoint
+        self.request_head = messages.request_head(
+            self.head, self.context, route, self.matched, self.peer, endpoint.target.host_header
+        )
+        connection = endpoint.pool.take()
         if connection is not None:
             self._send(connection)
         else:
-            self._connect()
+            self._connect(endpoint)
 
-    def _connect(self) -> None:
+    def _connect(self, endpoint: Endpoint) -> None:
         assert self.route is not None  # noqa: S101 - see `forward`
-        service = self.route.service
         self.state = CONNECTING
+        self.queued = False
         self.sent_at = monotonic_ns()
-        self.deadline = self.sent_at + service.connect_timeout
-        pending = self.pending = self.plane.pool(service).connect()
+        self.deadline = self.sent_at + self.route.service.connect_timeout
+        pending = self.pending = endpoint.pool.connect()
         pending.then(self._connected, self._unreachable)
 
     def _connected(self, connection: Upstream) -> None:
@@ -331,9 +403,36 @@ class Exchange:
         self._send(connection)
 
     def _unreachable(self, error: BaseException) -> None:
+        """No connection: nothing of the request was sent, so that another endpoint may get it, whatever it is."""
         self.pending = None
         _log.warning("request %s: the upstream cannot be reached: %s", self.context.request_id, error)
+        self._failed(str(error))
+        if not self._retry(elsewhere=True):
+            self._unavailable()
+
+    def _unavailable(self) -> None:
         self.refuse(Deny(answers.UPSTREAM_UNAVAILABLE, headers=((b"Retry-After", b"1"),)), "failed")
+
+    def _failed(self, why: str) -> None:
+        """Tell the endpoint that it has failed this request."""
+        if self.endpoint is not None:
+            self.endpoint.failed(monotonic_ns(), why)
+
+    def _retry(self, elsewhere: bool) -> bool:
+        """Try once more, on another endpoint where there is one; `elsewhere`: there only.  False if nothing is left."""
+        failed, balancer = self.endpoint, self.balancer
+        if failed is None or self.retries <= 0:
+            return False
+        now = monotonic_ns()
+        endpoint = balancer.pick(self._key(), now, failed)
+        if endpoint is None:
+            return False
+        if (elsewhere and endpoint is failed) or not balancer.budget.spend():
+            endpoint.abandoned(now)
+            return False
+        self.retries -= 1
+        self._use(endpoint)
+        return True
 
     def _send(self, connection: Upstream) -> None:
         assert self.route is not None  # noqa: S101 - see `forward`
@@ -342,7 +441,7 @@ class Exchange:
         self.state = FORWARDING
         self.sent_at = now = monotonic_ns()
         if self.reader is None:
-            self.deadline = now + service.read_timeout
+            self.deadline = now + service.first_byte_timeout
             connection.send(self, self.request_head, b"", True, False)
             return
         hold = self.hold
@@ -350,7 +449,7 @@ class Exchange:
         body = hold.take()
         # A whole body that was held may be sent again; one that has begun to stream may not.
         self.replay = body if hold.last else None
-        self.deadline = now + service.read_timeout if hold.last else 0
+        self.deadline = now + service.first_byte_timeout if hold.last else 0
         connection.send(self, self.request_head, body, hold.last, self.head.framing == CHUNKED)
 
     def upstream_failed(self, why: str) -> None:
@@ -359,14 +458,22 @@ class Exchange:
         if connection is None:
             return
         connection.close()
+        context = self.context
         if self.state != FORWARDING:
+            self._failed(why)
             self.abort(why)
             return
-        context = self.context
-        if connection.stale() and self.retries > 0 and context.method in IDEMPOTENT and self._again():
-            self.retries -= 1
-            self._connect()
-            return
+        again = self.retries > 0 and not connection.answered and context.method in IDEMPOTENT and self._again()
+        if connection.stale():
+            # It was closed as we began to write: nobody's fault.
+            if again and self.endpoint is not None:
+                self.retries -= 1
+                self._connect(self.endpoint)
+                return
+        else:
+            self._failed(why)
+            if again and self._retry(elsewhere=False):
+                return
         _log.warning("request %s: %s", context.request_id, why)
         self.refuse(Deny(answers.BAD_GATEWAY), "failed")
 
@@ -398,6 +505,9 @@ class Exchange:
         """The response's head, and what came with it of the body."""
         context, route, head = self.context, self.route, self.head
         assert route is not None  # noqa: S101 - only what has matched is forwarded
+        endpoint = self.endpoint
+        if endpoint is not None and (endpoint.failing or response.status >= 400):
+            self._judge(endpoint, response.status)
         if route.response_hooks and not self._hooked(route, response):
             return
         if self.plane.draining:
@@ -434,12 +544,21 @@ class Exchange:
         if last:
             self._responded(reusable)
 
+    def _judge(self, endpoint: Endpoint, status: int) -> None:
+        """What a status says about the endpoint."""
+        if status in self.balancer.statuses:
+            endpoint.failed(monotonic_ns(), f"it answered {status}")
+        elif endpoint.failing:
+            endpoint.succeeded(monotonic_ns())
+
     def switched(self, response: ResponseHead, rest: bytes) -> None:
         """A 101: if it answers the handshake, both connections become a tunnel; `rest` is what came behind it."""
         context, route, connection, downstream = self.context, self.route, self.upstream, self.downstream
         if route is None or connection is None or not messages.answers_upgrade(response, self.head):
             self.upstream_failed("a 101 that nobody asked for")
             return
+        if self.endpoint is not None and self.endpoint.failing:
+            self._judge(self.endpoint, 101)
         if route.response_hooks and not self._hooked(route, response):
             return
         context.answer_lines.append(messages.UPGRADE)
@@ -480,7 +599,10 @@ class Exchange:
         """Both of its connections are gone."""
         if self.tunnel is not None:
             self.plane.tunnels.discard(self.tunnel)
+        self.downstream.forgotten()
         self.carrier.pool.forget(self.carrier)
+        if self.balancer.queue:
+            self.balancer.wake()
 
     def _hooked(self, route: Route, response: ResponseHead) -> bool:
         """Show the head to the policies that want to see it; False if one broke, which is answered here."""
@@ -559,15 +681,18 @@ class Exchange:
                 connection.release(now)
             else:
                 connection.close()
+            if self.balancer.queue:
+                self.balancer.wake()
         self._end(now)
 
     # ── what lasts is judged again ───────────────────────────────────────────────────────────
 
     def recheck(self) -> None:
         """Judge a tunnel or a stream again: its credential may have been revoked since it began."""
-        context, route = self.context, self.route
+        route = self.route
         if route is None or self.pending is not None:
             return
+        context = self.context
         uploading = self.state == FORWARDING and self.reader is not None and not self.reader.done
         if not uploading and self.state != RESPONDING and self.state != TUNNELLING:
             return
@@ -646,16 +771,34 @@ class Exchange:
     # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     def expired(self) -> None:
-        """The sweep found that the upstream's deadline has passed."""
+        """The sweep found that the upstream's deadline, or that of the whole, has passed."""
         self.deadline = 0
-        if self.state in (CONNECTING, FORWARDING):
+        whole = 0 < self.until <= monotonic_ns()
+        state = self.state
+        if state == CONNECTING and self.queued:
+            self.refuse(Deny(answers.OVERLOADED, headers=((b"Retry-After", b"1"),)), "failed")
+        elif state == CONNECTING:
+            pending, self.pending = self.pending, None
+            if pending is not None:
+                pending.cancel()
+            self._failed("it took too long to connect")
+            if whole or not self._retry(elsewhere=True):
+                self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
+        elif state == FORWARDING:
+            self._failed("it did not answer in time")
             self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
-        elif self.state == RESPONDING:
+        elif state == RESPONDING:
+            self._failed("it stopped in the middle of a response")
             self.abort("the upstream stopped in the middle of its response")
+        self.until = 0
 
     def abort(self, why: str) -> None:
         """The response cannot be completed: end the client's connection so that it does not look complete."""
         if self.state == DONE:
+            return
+        if self.state == WAITING:
+            self._over()
+            self.downstream.reset()
             return
         _log.warning("request %s: %s", self.context.request_id, why)
         self.decision = "failed"
@@ -668,6 +811,9 @@ class Exchange:
     def client_gone(self) -> None:
         """The client's connection is lost."""
         if self.state == DONE:
+            return
+        if self.state == WAITING:
+            self._over()
             return
         self._let_go()
         if self.state != DRAINING:
@@ -686,6 +832,12 @@ class Exchange:
         if connection is not None:
             self.upstream_ns = monotonic_ns() - self.sent_at
             connection.close()
+        endpoint = self.endpoint
+        if endpoint is not None:
+            if endpoint.failing:
+                endpoint.abandoned(monotonic_ns())
+            if self.balancer.queue:
+                self.balancer.wake()
 
     def _end(self, now: int) -> None:
         """The answer is written: record it, and make the connection ready for what comes next."""
@@ -711,7 +863,7 @@ class Exchange:
 
     def _over(self) -> None:
         self.state = DONE
-        self.deadline = 0
+        self.deadline = self.until = 0
 
     def _untap(self, tap: Tap) -> None:
         self.context.tap = None

@@ -66,8 +66,10 @@ def _without(query: bytes, names: tuple[str, ...]) -> bytes:
     return b"&".join(kept)
 
 
-def request_head(head: RequestHead, context: Context, route: Route, matched: int, peer: Peer) -> bytes:
-    """The head that the upstream gets."""
+def request_head(
+    head: RequestHead, context: Context, route: Route, matched: int, peer: Peer, host_header: bytes
+) -> bytes:
+    """The head that the upstream gets; `host_header` is what the target is called."""
     service = route.service
     if route.plain_path:
         path = context.path
@@ -77,7 +79,7 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     query = context.query if given is None else given
     if context.hidden_query:
         query = _without(query, context.hidden_query)
-    host = head.host if route.preserve_host and head.host else service.host_header
+    host = head.host if route.preserve_host and head.host else host_header
     if query:
         query = b"?" + query
     elif head.target[-1] == 0x3F and given is None and not context.hidden_query:
@@ -87,7 +89,7 @@ def request_head(head: RequestHead, context: Context, route: Route, matched: int
     if lines:
         out += (b"\r\n".join(lines), b"\r\n")
     request_id = context.request_id.encode("ascii")
-    out += (peer.lines, peer.host or head.host or service.host_header, b"\r\nX-Request-ID: ", request_id)
+    out += (peer.lines, peer.host or head.host or host_header, b"\r\nX-Request-ID: ", request_id)
     trace = head.index.get(b"traceparent")
     if trace is not None and _TRACEPARENT.fullmatch(trace):
         out += (b"\r\ntraceparent: ", trace, b"\r\n", _VIA[head.version])

@@ -78,6 +78,15 @@ def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     return parsed is not None and _within(parsed[0], trusted)
 
 
+@lru_cache(maxsize=4096)
+def client_network(address: str) -> str:
+    """What counts as one client: an IPv4 address, the /64 of an IPv6 one (its first address), as text."""
+    parsed = _parsed(address)
+    if parsed is None or parsed[0].version == 4:
+        return _spelled(address)
+    return str(ipaddress.ip_network((int(parsed[0]) >> 64 << 64, 64)).network_address)
+
+
 def _within(address: Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 

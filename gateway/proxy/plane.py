@@ -14,16 +14,16 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.answers import Answer
-from gateway.proxy import messages
+from gateway.proxy import messages, peers
 from gateway.proxy.lines import forget_lines
+from gateway.proxy.overload import Overload
 from gateway.proxy.targets import Targets
 from gateway.proxy.tunnel import FAREWELL, GOING_AWAY
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import Downstream
-    from gateway.proxy.pool import Pool
     from gateway.proxy.tunnel import Tunnel
-    from gateway.snapshot import Service, Snapshot
+    from gateway.snapshot import Snapshot
 
 _log = logging.getLogger("postern.proxy")
 
@@ -81,6 +81,9 @@ class Plane:
         self.downstreams: set[Downstream] = set()
         #: WebSockets: their clients are no longer among `downstreams`.
         self.tunnels: set[Tunnel] = set()
+        #: How many connections a client address has.
+        self.clients: dict[str, int] = {}
+        self.overload = Overload(loop, snapshot.max_wait)
         self.targets = targets if targets is not None else Targets(loop)
         self.targets.adopt(snapshot.services)
         self.date = formatdate(usegmt=True).encode()
@@ -106,13 +109,22 @@ class Plane:
         """The request id that a trusted proxy gave, or a new one."""
         return messages.given_id(index.get(b"x-request-id")) or self.request_id()
 
-    def pool(self, service: Service) -> Pool:
-        """The pool of one of a service's endpoints; of the first target's origin as written where none takes any."""
-        balancer = self.targets.balancer(service)
-        endpoint = balancer.only
-        if endpoint is None:
-            endpoint = balancer.pick("", time.monotonic_ns())
-        return endpoint.pool if endpoint is not None else self.targets.pool(service.origin)
+    def admits(self, client: str) -> bool:
+        """Count one more connection of a client (`peers.client_network`); False if there are too many."""
+        number = self.clients[client] = self.clients.get(client, 0) + 1
+        snapshot = self.snapshot
+        if len(self.downstreams) + len(self.tunnels) > snapshot.connections:
+            return False
+        most = snapshot.connections_per_client
+        return not most or number <= most or peers.is_trusted(client, snapshot.trusted)
+
+    def leaves(self, client: str) -> None:
+        """One of a client's connections is gone."""
+        number = self.clients.get(client, 1) - 1
+        if number:
+            self.clients[client] = number
+        else:
+            self.clients.pop(client, None)
 
     def rejected(self, client: str, request_id: str, answer: Answer, detail: str, sent: int) -> None:
         """Record what was refused before it became a request."""
@@ -132,15 +144,18 @@ class Plane:
         """Begin to sweep, to resolve names and to watch targets."""
         self.targets.start()
         self._timer = self.loop.call_later(TICK, self._tick)
+        self.overload.start()
 
     def swap(self, snapshot: Snapshot) -> None:
         """Take a new configuration: requests in flight end on the old one; pools nobody names any more are closed."""
         self.snapshot = snapshot
+        self.overload.max_wait = snapshot.max_wait
         self.targets.adopt(snapshot.services)
 
     async def drain(self, seconds: float) -> bool:
         """Finish what is in flight, for at most `seconds`; False if something had to be cut."""
         self.draining = True
+        self.overload.gates = []
         until = time.monotonic() + seconds
         for connection in list(self.downstreams):
             connection.drain()
@@ -170,6 +185,7 @@ class Plane:
 
     def stop(self) -> None:
         """End the sweep, close every upstream connection."""
+        self.overload.stop()
         if self._timer is not None:
             self._timer.cancel()
         self.targets.close()
@@ -203,7 +219,11 @@ class Plane:
         """Tell every connection and exchange whose deadline has passed; `now` is the monotonic clock in nanoseconds."""
         for connection in [c for c in self.downstreams if c.deadline and c.deadline <= now]:
             connection.expired()
-        late = [c.exchange for c in self.downstreams if c.exchange is not None and 0 < c.exchange.deadline <= now]
+        late = [
+            exchange
+            for exchange in [c.exchange for c in self.downstreams if c.exchange is not None]
+            if 0 < exchange.deadline <= now or 0 < exchange.until <= now
+        ]
         for exchange in late:
             exchange.expired()
         for tunnel in [t for t in self.tunnels if t.deadline <= now or t.until <= now]:

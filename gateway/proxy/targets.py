@@ -119,6 +119,10 @@ class Targets:
         """Close what was idle too long; resolve and probe what is due.  `now` in nanoseconds."""
         for pool in list(self.pools.values()):
             pool.sweep(now)
+        for balancer in [*self._balancers.values(), *(balancer for _, balancer in self._retired)]:
+            balancer.budget.move(now)
+            if balancer.queue:
+                balancer.wake()
         if not self._running:
             return
         self._resolve_due(now)

@@ -334,6 +334,7 @@ async def running_gateway(
     listen = load_bytes(text.encode(), Path("config.yaml"), environ={}, policies=known).config.listen
     listener = Listener(plane, "127.0.0.1", 0, listen.proxy_protocol == "on", listen.proxy_protocol_from)
     await listener.start()
+    plane.overload.gates.append(listener)
     plane.start()
     gateway = Gateway(plane, listener.port, records, stats)
     gateway.listener = listener

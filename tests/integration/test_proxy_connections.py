@@ -89,7 +89,8 @@ async def test_a_close_ends_a_pipeline() -> None:
 
 async def test_a_pipeline_whose_answers_nobody_reads_stops() -> None:
     """The gateway neither gathers answers without end, nor reads on; reading them makes it go on."""
-    text = routed("http://127.0.0.1:9", policies='{request-termination: {status: 200, body: "' + "x" * 4096 + '"}}')
+    body = '{request-termination: {status: 200, body: "' + "x" * 4096 + '"}}'
+    text = routed("http://127.0.0.1:9", policies=body, limits="{requests_per_connection: 100000}")
     async with running_gateway(text) as gateway, await gateway.connect() as client:
         total = 20_000
         writing = asyncio.create_task(_write(client.writer, get("/"), total))
@@ -280,13 +281,23 @@ async def test_a_stale_connection_is_replaced_for_idempotent_methods_only(sent: 
         assert upstream.connections == (2 if status == 200 else 1)
 
 
-async def test_a_fresh_connection_that_dies_is_not_retried() -> None:
+@pytest.mark.parametrize(
+    ("sent", "tries"),
+    [
+        (get(), 2),
+        (request("PUT", "/", body=b"whole"), 2),
+        (request("POST", "/", body=b"whole"), 1),
+        (request("PATCH", "/", body=b"whole"), 1),
+        (request("PURGE", "/"), 1),
+    ],
+)
+async def test_a_connection_that_dies_unanswered_is_tried_again_for_idempotent_methods(sent: bytes, tries: int) -> None:
     def scripted(request: RawRequest) -> Script:
         return Script([], End.CLOSE)
 
-    async with proxied(scripted) as (upstream, gateway):
-        assert (await gateway.get()).status == 502
-        assert upstream.connections == 1
+    async with proxied(scripted) as (upstream, gateway), await gateway.connect() as client:
+        assert (await client.request(sent)).status == 502
+        assert upstream.connections == tries
 
 
 async def test_a_connection_closed_while_idle_is_not_used_again() -> None:

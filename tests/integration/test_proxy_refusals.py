@@ -301,12 +301,23 @@ async def test_a_second_head_has_its_own_time() -> None:
 
 
 async def test_a_steady_body_may_take_long() -> None:
-    async with proxied(hangs, limits=QUICK) as (upstream, gateway), await gateway.connect() as client:
+    limits = QUICK.replace("}", ", body_rate: 0}")
+    async with proxied(hangs, limits=limits) as (upstream, gateway), await gateway.connect() as client:
         client.send(request("POST", "/", "Content-Length: 8"))
         for _ in range(8):
             await asyncio.sleep(0.2)
             client.send(b"x")
         await eventually(lambda: upstream.requests[0].body == bytearray(b"x" * 8))
+
+
+async def test_a_body_that_trickles_is_refused() -> None:
+    async with proxied(hangs, limits=QUICK) as (_, gateway), await gateway.connect() as client:
+        client.send(request("POST", "/", "Content-Length: 1000"))
+        answer = asyncio.create_task(client.response())
+        while not answer.done():
+            client.send(b"x")
+            await asyncio.sleep(0.1)
+        assert (await answer).status == 408
 
 
 @pytest.mark.parametrize("first", [b"", get("/"), b"\r\n"])

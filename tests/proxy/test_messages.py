@@ -19,10 +19,10 @@ from gateway.proxy.messages import (
     given_id,
     interim_head,
     own_head,
-    request_head,
     response_head,
 )
-from gateway.proxy.peers import trusted_peer, untrusted_peer
+from gateway.proxy.messages import request_head as compose
+from gateway.proxy.peers import Peer, trusted_peer, untrusted_peer
 from gateway.snapshot import Origin, Route, Service, Stats
 
 HOST = "gateway.example.org"
@@ -34,6 +34,11 @@ IDENTITY_NOW = Identity(
     user_id="u-1",
 )
 NETWORKS: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
+
+
+def request_head(head: RequestHead, context: Context, route: Route, matched: int, peer: Peer) -> bytes:
+    """The head for the service's first target."""
+    return compose(head, context, route, matched, peer, route.service.host_header)
 
 
 def make_route(*, base_path: str = "/", strip_path: bool = False, preserve_host: bool = False) -> Route:
