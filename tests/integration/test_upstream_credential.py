@@ -20,9 +20,21 @@ from aiohttp import web
 
 from gateway.issuers.access_tokens import HeldTokens
 from gateway.issuers.token_endpoint import TokenEndpoint
-from tests.integration.gateways import Gateway, Response, eventually, get, request, routed, running_gateway
+from tests.integration.gateways import (
+    Gateway,
+    Keys,
+    Response,
+    chunked,
+    eventually,
+    get,
+    proxied,
+    request,
+    routed,
+    running_gateway,
+)
 from tests.integration.programs import ROOT, running_program
 from tests.integration.token_issuer import TokenIssuer
+from tests.policies.helpers import make_identity
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer
 from upstream_stub.steps import End, Script, Send
@@ -151,6 +163,40 @@ async def test_moodles_parameter(target: str, sent: str) -> None:
         async with running_gateway(text) as gateway:
             assert (await gateway.get(target)).status == 200
     assert upstream.requests[0].target == sent
+
+
+KEYS = Keys({b"pnpub_r.pnsec_r": make_identity(username="reader")})
+MOODLE = """{auth: {any_of: [api-key], carriers: [bearer, query], key_names: [wstoken]},
+             upstream-credential: {query: {value: ours}}}"""
+
+
+@pytest.mark.parametrize(
+    ("target", "lines", "status", "sent"),
+    [
+        ("/rest?wstoken=pnpub_r.pnsec_r&wsfunction=f", (), 200, "/rest?wsfunction=f&wstoken=ours"),
+        ("/rest?%77stoken=pnpub_r.pnsec_r", (), 200, "/rest?wstoken=ours"),
+        ("/rest?wsfunction=f", ("Authorization: Bearer pnpub_r.pnsec_r",), 200, "/rest?wsfunction=f&wstoken=ours"),
+        ("/rest?wstoken=ours&wsfunction=f", (), 401, None),
+        ("/rest?wstoken=pnpub_r.pnsec_r&wstoken=ours", (), 400, None),
+    ],
+)
+async def test_a_moodle_client_may_show_its_key_as_the_token(
+    target: str, lines: tuple[str, ...], status: int, sent: str | None
+) -> None:
+    async with proxied(Lms().answer, KEYS, policies=MOODLE) as (upstream, gateway), await gateway.connect() as client:
+        assert (await client.request(get(target, *lines))).status == status
+        assert [asked.target for asked in upstream.requests] == ([sent] if sent else [])
+        assert not [asked for asked in upstream.requests if b"pnsec_" in asked.head]
+
+
+async def test_nothing_comes_back_behind_a_chunked_body() -> None:
+    policies = "{upstream-credential: {header: {name: X-LMS-Token, value: ours}}}"
+    asked = request("POST", "/", "Transfer-Encoding: chunked", "TE: trailers", "Trailer: X-LMS-Token")
+    end = b"0\r\nX-LMS-Token: mine\r\nX_LMS_Token: mine\r\nX-Sum: 2\r\n\r\n"
+    async with proxied(Lms().answer, policies=policies) as (upstream, gateway), await gateway.connect() as client:
+        assert (await client.request(asked + chunked(b"body", end=end), "POST")).status == 200
+        await eventually(lambda: b"X-Sum" in upstream.requests[0].body)
+        assert b"mine" not in upstream.requests[0].body
 
 
 # ── a fetched token ──────────────────────────────────────────────────────────────────────────────
