@@ -26,8 +26,8 @@ MAX_HEAD: Final = 64 * 1024
 class Upstream:
     """One connection to an origin, an `asyncio.Protocol` in all but the base class; see the module."""
 
-    __slots__ = ("_chunked", "_inbox", "_lost", "_persists", "_reader", "_write", "answered", "deadline", "exchange",
-                 "paused", "pool", "served", "transport")  # fmt: skip
+    __slots__ = ("_chunked", "_halted", "_inbox", "_lost", "_persists", "_reader", "_write", "answered", "deadline",
+                 "exchange", "paused", "pool", "served", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
 
@@ -40,6 +40,8 @@ class Upstream:
         self.served = 0
         #: True while its write buffer is full.
         self.paused = False
+        #: True while it is not read from.
+        self._halted = False
         self._inbox = b""
         self._reader: BodyReader | None = None
         self._lost = False
@@ -64,6 +66,9 @@ class Upstream:
         """The exchange ended cleanly: back to the pool."""
         self.exchange = None
         self.served += 1
+        if self._halted:
+            # The response's last piece filled the client's buffer: nobody else would let it be read from again.
+            self.resume()
         self.pool.give_back(self, now)
 
     def send(self, exchange: Exchange, head: bytes, body: bytes, last: bool, chunked: bool) -> None:
@@ -89,11 +94,13 @@ class Upstream:
     def pause(self) -> None:
         """The client is slower than the upstream."""
         if self.transport is not None and not self._lost:
+            self._halted = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """The client can take more."""
         if self.transport is not None and not self._lost:
+            self._halted = False
             self.transport.resume_reading()
 
     def hand_over(self) -> asyncio.Transport:

@@ -62,3 +62,16 @@ async def test_one_that_ended_as_it_was_opened_is_an_error(events: list[tuple[st
     assert connections == []
     assert isinstance(error, ConnectError)
     assert pool.connections == set()
+
+
+async def test_what_is_given_back_is_read_from_again() -> None:
+    """The last piece of a response may fill its client's buffer: the pause would be the next request's silence."""
+    pool, (connection,), _ = await opened()
+    transport = cast(Mock, connection.transport)
+    connection.pause()
+    connection.release(0)
+    assert pool.take() is connection
+    assert [call[0] for call in transport.method_calls if call[0].endswith("_reading")] == [
+        "pause_reading",
+        "resume_reading",
+    ]
