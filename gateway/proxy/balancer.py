@@ -25,7 +25,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.decision import Pending
-from gateway.proxy.health import CLOSED, FULL_SHARE, PATIENCE, Watch
+from gateway.proxy.health import CLOSED, FULL_SHARE, JUST_NOW, PATIENCE, Watch
 from gateway.proxy.retries import RetryBudget
 from gateway.proxy.ring import Ring
 
@@ -74,21 +74,21 @@ class Endpoint:
         origin = self.pool.origin
         return f"[{origin.host}]:{origin.port}" if ":" in origin.host else str(origin)
 
-    def succeeded(self, now: int) -> None:
-        """A request was answered well; `now` in nanoseconds.  Only needed while `failing`."""
-        if self.watch.succeeded(now):
+    def succeeded(self, now: int, sent: int = JUST_NOW) -> None:
+        """A request that was sent at `sent` was answered well; both in nanoseconds.  Only needed while `failing`."""
+        if self.watch.succeeded(now, sent):
             _log.info("service %s: %s is used again", self.service, self._named())
         self.failing = self.watch.failing
 
-    def failed(self, now: int, why: str) -> None:
+    def failed(self, now: int, why: str, sent: int = JUST_NOW) -> None:
         """A request failed because of it: no connection, a timeout, a broken response, a status that says so."""
-        if self.watch.failed(now, why):
+        if self.watch.failed(now, why, sent):
             _log.warning("service %s: %s is left out: %s", self.service, self._named(), why)
         self.failing = self.watch.failing
 
-    def abandoned(self, now: int) -> None:
+    def abandoned(self, now: int, sent: int = JUST_NOW) -> None:
         """A request that it was given ended with no word of it: the client left, or the gateway refused."""
-        self.watch.abandoned(now)
+        self.watch.abandoned(now, sent)
 
     def probed(self, now: int, why: str) -> None:
         """A health probe ended; `why` is "" where it is well."""

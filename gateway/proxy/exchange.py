@@ -416,7 +416,7 @@ class Exchange:
     def _failed(self, why: str) -> None:
         """Tell the endpoint that it has failed this request."""
         if self.endpoint is not None:
-            self.endpoint.failed(monotonic_ns(), why)
+            self.endpoint.failed(monotonic_ns(), why, self.sent_at)
 
     def _retry(self, elsewhere: bool) -> bool:
         """Try once more, on another endpoint where there is one; `elsewhere`: there only.  False if nothing is left."""
@@ -547,9 +547,9 @@ class Exchange:
     def _judge(self, endpoint: Endpoint, status: int) -> None:
         """What a status says about the endpoint."""
         if status in self.balancer.statuses:
-            endpoint.failed(monotonic_ns(), f"it answered {status}")
+            endpoint.failed(monotonic_ns(), f"it answered {status}", self.sent_at)
         elif endpoint.failing:
-            endpoint.succeeded(monotonic_ns())
+            endpoint.succeeded(monotonic_ns(), self.sent_at)
 
     def switched(self, response: ResponseHead, rest: bytes) -> None:
         """A 101: if it answers the handshake, both connections become a tunnel; `rest` is what came behind it."""
@@ -835,7 +835,7 @@ class Exchange:
         endpoint = self.endpoint
         if endpoint is not None:
             if endpoint.failing:
-                endpoint.abandoned(monotonic_ns())
+                endpoint.abandoned(monotonic_ns(), self.sent_at)
             if self.balancer.queue:
                 self.balancer.wake()
 

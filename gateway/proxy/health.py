@@ -8,8 +8,9 @@ Its answers to requests (passive) drive a circuit breaker:
                                      └──────a failure───────┘
 
 Half open, one request at a time is let through.  It is told of by `succeeded`, `failed` or `abandoned`; what is never
-told of counts as abandoned after `patience`.  Probes (active) put an endpoint out after `unhealthy` bad answers in a
-row and back after `healthy` good ones; until it is proven ill it is held to be well.
+told of counts as abandoned after `patience`.  What was sent before the circuit last opened is no news any more,
+whenever its end comes.  Probes (active) put an endpoint out after `unhealthy` bad answers in a row and back after
+`healthy` good ones; until it is proven ill it is held to be well.
 Whatever comes back begins with a tenth of its weight and has all of it after `slow_start`.
 """
 
@@ -31,6 +32,9 @@ FIRST_SHARE: Final = 10
 #: said: longer than the default timeouts of an exchange together.
 PATIENCE: Final = 120_000_000_000
 
+#: When something was sent, where nobody says: just now.
+JUST_NOW: Final = 1 << 62
+
 #: What `state` says.
 HEALTHY: Final = "healthy"
 SLOW_START: Final = "slow-start"
@@ -41,8 +45,8 @@ HALF_OPENED: Final = "half-open"
 class Watch:
     """One endpoint's health; see the module."""
 
-    __slots__ = ("_bad", "_good", "_health", "_patience", "_ramp", "_until", "_why", "circuit", "down", "failing",
-                 "failures", "ramping")  # fmt: skip
+    __slots__ = ("_bad", "_good", "_health", "_opened", "_patience", "_ramp", "_until", "_why", "circuit", "down",
+                 "failing", "failures", "ramping")  # fmt: skip
 
     def __init__(self, health: Health = UNWATCHED, patience: int = PATIENCE) -> None:
         """`patience` in nanoseconds: see the module."""
@@ -60,6 +64,8 @@ class Watch:
         self._ramp = 0
         #: Open: the end of the cooldown.  Half open: how long word of its one request is waited for.
         self._until = 0
+        #: When the circuit last opened.
+        self._opened = -1
         self._good = 0
         self._bad = 0
         self._why = ""
@@ -111,24 +117,21 @@ class Watch:
 
     # ── what is told ─────────────────────────────────────────────────────────────────────────
 
-    def succeeded(self, now: int) -> bool:
-        """A request was answered well; True if that closed the circuit.
-
-        While the circuit is open it changes nothing: the answer is to something asked before.
-        """
+    def succeeded(self, now: int, sent: int = JUST_NOW) -> bool:
+        """A request that was sent at `sent` was answered well; True if that closed the circuit."""
+        if self.circuit == OPEN or sent <= self._opened:
+            return False
         if self.circuit == CLOSED:
             self.failures, self.failing = 0, False
-            return False
-        if self.circuit == OPEN:
             return False
         self.circuit, self.failures, self.failing = CLOSED, 0, False
         self.begin_slowly(now)
         return True
 
-    def failed(self, now: int, why: str) -> bool:
-        """A request failed because of the endpoint; True if that opened the circuit of one that was in use."""
+    def failed(self, now: int, why: str, sent: int = JUST_NOW) -> bool:
+        """A request that was sent at `sent` failed because of the endpoint; True if that opened a closed circuit."""
         passive = self._health.passive
-        if passive is None or self.circuit == OPEN:
+        if passive is None or self.circuit == OPEN or sent <= self._opened:
             return False
         was_closed = self.circuit == CLOSED
         self.failing = True
@@ -136,13 +139,14 @@ class Watch:
         if was_closed and self.failures < passive.failures:
             return False
         self.circuit = OPEN
+        self._opened = now
         self._until = now + passive.cooldown
         self._why = why
         return was_closed
 
-    def abandoned(self, now: int) -> None:
+    def abandoned(self, now: int, sent: int = JUST_NOW) -> None:
         """The request that was to decide ended with no word of the endpoint (its client left): the next one decides."""
-        if self.circuit == HALF_OPEN:
+        if self.circuit == HALF_OPEN and sent > self._opened:
             self._until = now
 
     def probed(self, now: int, why: str) -> bool:

@@ -168,6 +168,23 @@ def test_a_success_is_asked_for_while_it_would_change_something(words: str, fail
     assert watch.failing is failing
 
 
+def test_what_was_sent_before_the_circuit_opened_is_no_news() -> None:
+    watch = Watch(PASSIVE)
+    opened = 5 * SECOND
+    for _ in range(3):
+        watch.failed(opened, "x", sent=SECOND)
+    watch.admitted(15 * SECOND)
+    old = opened - 1
+    assert watch.succeeded(16 * SECOND, old) is False
+    watch.abandoned(16 * SECOND, old)
+    watch.failed(16 * SECOND, "x", old)
+    assert (watch.state(16 * SECOND), watch.takes(16 * SECOND)) == ("half-open", False)
+    assert watch.succeeded(17 * SECOND, 15 * SECOND)
+    for _ in range(3):
+        watch.failed(18 * SECOND, "x", old)
+    assert (watch.circuit, watch.failing) == (CLOSED, False)
+
+
 def test_what_changes_is_told_once() -> None:
     watch = Watch(BOTH)
     assert [watch.failed(0, "x") for _ in range(5)] == [False, False, True, False, False]
