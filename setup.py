@@ -46,6 +46,7 @@ COMPILED = [
     "gateway/proxy/ring.py",
     "gateway/proxy/sinks.py",
     "gateway/proxy/targets.py",
+    "gateway/proxy/tls_connection.py",
     "gateway/proxy/tunnel.py",
     "gateway/proxy/upstream.py",
     "gateway/routing/level.py",

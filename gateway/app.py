@@ -32,6 +32,7 @@ from gateway.issuers.access_tokens import HeldTokens
 from gateway.issuers.token_endpoint import TokenEndpoint
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
+from gateway.proxy.tls import ignore_unreadable_names
 from gateway.reload import Reloader
 from gateway.snapshot import Snapshot
 from gateway.store.location import data_folder
@@ -200,6 +201,7 @@ class App:
         await control.start()
         stack.push_async_callback(control.stop)
         listen = config.listen
+        ignore_unreadable_names()
         self.listener = Listener(
             self.plane,
             listen.proxy.host,

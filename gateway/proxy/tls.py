@@ -7,6 +7,7 @@ a handshake.  No text of it holds anything of a file's content.
 from __future__ import annotations
 
 import ssl
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -259,6 +260,21 @@ def _client_context(settings: ClientSettings, content: str) -> ssl.SSLContext:
     if settings.own is not None:
         _load_pair(context, settings.own, ())
     return context
+
+
+def ignore_unreadable_names() -> None:
+    """Keep quiet about clients that ask for a name which is no text.
+
+    Their handshake fails as it should; but Python cannot raise what it finds in the middle of OpenSSL, and would write
+    a traceback for each to standard error.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes)):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def explain(error: Exception) -> str:

@@ -30,10 +30,6 @@ def _told(_: BaseException | None) -> None:
     """Stands in for `opened` once it was called."""
 
 
-class TruncatedError(ConnectionError):
-    """The other end's connection ended without a goodbye: what was sent may be incomplete."""
-
-
 class TlsConnection:
     """See the module."""
 
@@ -191,7 +187,7 @@ class TlsConnection:
         if self._state == _HANDSHAKE:
             self._fault = ConnectionResetError("closed during the TLS handshake")
         elif not self._closing:
-            self._fault = TruncatedError("it ended without TLS's close_notify")
+            self._fault = ConnectionAbortedError("it ended without TLS's close_notify")
         return False
 
     def _flush(self) -> None:
@@ -228,6 +224,15 @@ class TlsConnection:
         self._flush()
 
     # ── towards what it carries: an asyncio.Transport ────────────────────────────────────────
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Carry something else from now on; it does not hear of the beginning."""
+        if self._state != _CLOSED:
+            self._protocol = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """What is carried."""
+        return self._protocol
 
     def write(self, data: bytes) -> None:
         """Encrypt and send; dropped once our half is closed."""

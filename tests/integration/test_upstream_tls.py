@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
-from tests.certificates import Issued, authority, server_context, stranger
-from tests.integration.gateways import Gateway, Response, eventually, get, request, routed, running_gateway
+from tests.certificates import Issued, authority, client_context, server_context, stranger
+from tests.integration.gateways import Response, eventually, get, request, routed, running_gateway
+from tests.integration.test_listener_tls import secure, tls
+from tests.integration.test_websockets import echo
 
 UNAVAILABLE = "The upstream server is currently unavailable"
 INVALID = "An invalid response was received from the upstream server"
@@ -455,16 +460,38 @@ async def test_settings_that_cannot_be_used(case: str, tmp_path: Path, issued: I
 
 
 async def test_both_sides(tmp_path: Path, issued: Issued) -> None:
-    from tests.certificates import client_context
-    from tests.integration.test_listener_tls import secure, tls
-
     async with upstream(server_context(tmp_path, issued)) as server:
         text = routed(server.url(), service=believing(tmp_path), top=tls(issued))
+        async with (
+            running_gateway(text) as gateway,
+            await secure(gateway, client_context(tmp_path), "lms.internal") as client,
+        ):
+            for _ in range(3):
+                assert (await client.request(get())).status == 200
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_websockets_over_tls_on_both_sides(end: str, tmp_path: Path, issued: Issued) -> None:
+    """As over TCP: everything passes both ways, and either side's farewell arrives."""
+
+    async def lms(socket: ServerConnection) -> None:
+        await echo(socket)
+
+    async with serve(lms, "127.0.0.1", 0, ssl=server_context(tmp_path, issued), max_size=1 << 24) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        text = routed(f"https://127.0.0.1:{port}", service=believing(tmp_path), top=tls(issued))
         async with running_gateway(text) as gateway:
-            await _asks_twice(gateway, await secure(gateway, client_context(tmp_path), "lms.internal"))
-
-
-async def _asks_twice(_: Gateway, client: Any) -> None:
-    async with client:
-        assert (await client.request(get())).status == 200
-        assert (await client.request(get())).status == 200
+            context = client_context(tmp_path)
+            url = f"wss://localhost:{gateway.port}/live"
+            async with connect(url, ssl=context, host="127.0.0.1", max_size=1 << 24) as socket:
+                for size in (1, 1000, 1_000_000):
+                    await socket.send(b"x" * size)
+                    assert await socket.recv() == b"x" * size
+                if end == "server":
+                    await socket.send("close 4001")
+                    with pytest.raises(ConnectionClosed) as closed:
+                        await socket.recv()
+                    assert closed.value.rcvd is not None
+                    assert closed.value.rcvd.code == 4001
+            assert socket.close_code == (4001 if end == "server" else 1000)
+            await eventually(lambda: not gateway.plane.tunnels and not gateway.plane.downstreams)
