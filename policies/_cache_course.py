@@ -47,6 +47,8 @@ _LONGEST: Final = 7 * 86400.0
 _VARY_LASTS: Final = 3600.0
 #: How often a request follows; then it goes alone.
 _TURNS: Final = 2
+#: Media types of responses that are read as they come, and perhaps never end.
+_ENDLESS: Final = (b"text/event-stream", b"multipart/x-mixed-replace")
 #: Answers without a body, whose length need not be said.
 _BODILESS: Final = frozenset({204, 205})
 #: The client left before the head of its answer (as in records of the data plane).
@@ -64,8 +66,9 @@ class Visit:
 
     `primary` is its key before anything is known of a `Vary`, `key` where its response would be found; `moment` the
     resource's when the upstream was asked; `asked` what it asks of caches, `personal` whether it says on whose behalf
-    it is made; `unsafe` that it may change the resource; `stale` that something was found that is too old; `turns` how
-    often it has followed; `flight` is the one that it leads, `collector` gathers the body of its response.
+    it is made; `unsafe` that it may have changed the resource, until it is known; `stale` that something was found
+    that is too old; `turns` how often it has followed; `flight` is the one that it leads, `collector` gathers the
+    body of its response.
     """
 
     __slots__ = ("asked", "collector", "flight", "key", "moment", "personal", "primary", "resource", "stale", "turns",
@@ -240,6 +243,8 @@ class Course:
             return
         index = index_fields(fields)[0]
         if visit.unsafe:
+            visit.unsafe = False
+            context.caching = None
             if 200 <= status < 400:
                 self._changed(context, visit, index)
             return
@@ -255,7 +260,7 @@ class Course:
         index: dict[bytes, bytes],
     ) -> bool:
         """Begin to collect the body; False if this response may not be stored."""
-        if status not in self._statuses:
+        if status not in self._statuses or index.get(b"content-type", b"").lower().startswith(_ENDLESS):
             return False
         received = self._clock.time()
         agreed = terms(index, self._ttl, context.now, received)
@@ -355,6 +360,9 @@ class Course:
         visit, context.caching = context.caching, None
         if not isinstance(visit, Visit):
             return
+        if visit.unsafe:
+            # Nobody knows what came of it: the upstream may have done it all the same.
+            self._cache.drop(visit.resource)
         if visit.collector is not None:
             visit.collector.abort()
         if visit.flight is None:

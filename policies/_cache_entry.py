@@ -1,7 +1,7 @@
 """A stored response: how it is written down, read again, and answered with.
 
-Written down it is a line of numbers, the header lines, an empty line, the body; a record of the fields that choose a
-variant (`Vary`) is one line.  What cannot be read is no entry: caches outlive versions of Postern.
+Written down it is a line of numbers, a line for each name and each value of a header, and the body; a record of the
+fields that choose a variant (`Vary`) is one line.  What cannot be read is no entry: caches outlive versions of Postern.
 """
 
 from __future__ import annotations
@@ -94,25 +94,27 @@ def size_of(headers: Headers) -> int:
 def encode(stored: Stored) -> bytes:
     """A response as bytes."""
     flags = (1 if stored.shared else 0) | (2 if stored.never_stale else 0)
-    out = [b"%b %d %.3f %.3f %d\r\n" % (_MAGIC, stored.status, stored.born, stored.lifetime, flags)]
-    out += [name + b":" + value + b"\r\n" for name, value in stored.headers]
-    out += (b"\r\n", stored.body)
-    return b"".join(out)
+    head = b"\r\n".join([part for field in stored.headers for part in field])
+    numbers = (_MAGIC, len(head), len(stored.body), stored.status, stored.born, stored.lifetime, flags)
+    return b"%b %d %d %d %.3f %.3f %d\r\n%b%b" % (*numbers, head, stored.body)
 
 
 def decode(key: str, value: bytes) -> Stored | None:
     """The response that was stored under `key`; None for what is none."""
-    head, _, body = value.partition(b"\r\n\r\n")
-    lines = head.split(b"\r\n")
-    parts = lines[0].split(b" ")
-    if len(parts) != 5 or parts[0] != _MAGIC:
+    first, _, rest = value.partition(b"\r\n")
+    parts = first.split(b" ")
+    if len(parts) != 7 or parts[0] != _MAGIC:
         return None
     try:
-        status, born, lifetime, flags = int(parts[1]), float(parts[2]), float(parts[3]), int(parts[4])
+        size, length, status, flags = int(parts[1]), int(parts[2]), int(parts[3]), int(parts[6])
+        born, lifetime = float(parts[4]), float(parts[5])
     except ValueError:
         return None
-    headers = tuple([(name, given) for name, _, given in [line.partition(b":") for line in lines[1:]]])
-    return Stored(key, status, born, lifetime, bool(flags & 1), bool(flags & 2), headers, body)
+    if len(rest) != size + length:
+        return None
+    lines = rest[:size].split(b"\r\n") if size else []
+    headers = tuple(zip(lines[::2], lines[1::2], strict=False))
+    return Stored(key, status, born, lifetime, bool(flags & 1), bool(flags & 2), headers, rest[size:])
 
 
 def encode_vary(names: tuple[bytes, ...]) -> bytes:

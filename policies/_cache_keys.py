@@ -1,7 +1,7 @@
 """Under which key a response is stored: everything that the upstream's answer may depend on, and who asked.
 
 Law: a response never reaches somebody whom the key does not include.  A key is a digest, so nothing of a request can
-be read out of it; each part has its length in front, so no two requests make one text.
+be read out of it; its parts are told apart, so no two requests make one text.
 """
 
 from __future__ import annotations
@@ -154,4 +154,8 @@ def resource_of(host: str, path: str) -> str:
 
 
 def _digest(parts: list[bytes]) -> str:
-    return blake2b(b"".join([b"%d:%b" % (len(part), part) for part in parts]), digest_size=20).hexdigest()
+    text = b"\0".join(parts)
+    if text.count(0) >= len(parts):
+        # A part holds what parts are separated by, which no field of a request can: say how long each is.
+        text = b"\0" + b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return blake2b(text, digest_size=20).hexdigest()

@@ -96,15 +96,16 @@ class ProxyCache(Policy):
     `private` responses are stored only where the key holds the credential or the consumer, never on a public route.
 
     **What.** GET alone, of the `statuses`; a HEAD is answered from it. Never: `no-store` and `no-cache`,
-    `Set-Cookie`, `Vary: *`, requests with a body, `Range` or `Upgrade`, bodies that were cut or whose end only the
-    end of the connection tells, and what is larger than `cache.max_object`. `Vary` is followed.
+    `Set-Cookie`, `Vary: *`, event streams, requests with a body, `Range` or `Upgrade`, bodies that were cut or whose
+    end only the end of the connection tells, and what is larger than `cache.max_object`. `Vary` is followed.
 
     **How long.** `s-maxage`, else `max-age`, else `Expires`; `ttl` is for responses that say nothing, and no limit
     for those that do. Nothing is validated with the upstream: what is stale is fetched anew. Requests' `no-cache`
     (and `Pragma`), `no-store`, `max-age`, `min-fresh`, `max-stale` and `only-if-cached` (504
     `No stored response fits the request`) are heeded. `If-None-Match` and `If-Modified-Since` are answered 304.
-    A POST, PUT, PATCH, DELETE or unknown method that succeeds drops what is stored of its path (of any query and
-    caller), and of the paths in `Location` and `Content-Location`, if this policy holds for it, too.
+    A POST, PUT, PATCH, DELETE or unknown method that succeeds (or whose answer never came) drops what is stored of
+    its path, of any query and caller, and of the paths in `Location` and `Content-Location`, if this policy holds for
+    it, too.
 
     **Together.** Of concurrent requests that miss, one asks the upstream and the others wait for its response, for
     `lock_timeout` at most. If it cannot be shared they all go on, and for ten seconds nobody waits for it again.

@@ -106,7 +106,10 @@ class RedisResponses(Common):
         self._pay_later()
 
     async def close(self) -> None:
-        """Close every connection; what is under way is given up."""
+        """Close every connection; what is under way gets a moment to be written or dropped."""
+        self._pay_later()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=TIMEOUT)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

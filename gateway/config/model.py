@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -156,6 +156,12 @@ class Cache(Settings):
         "own (`maxmemory`).",
     )
     max_object: Room = Field(default=1024 * 1024, description="The largest response that is stored.")
+
+    @model_validator(mode="after")
+    def _one_must_fit(self) -> Self:
+        if self.backend == "memory://" and self.max_object > self.size:
+            raise ValueError("max_object is larger than size: such a response could never be stored")
+        return self
 
 
 class Guesses(Settings):

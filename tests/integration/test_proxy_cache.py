@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.integration.gateways import (
     routed,
     running_gateway,
 )
+from tests.integration.programs import running_program, settled
 from tests.policies.helpers import make_identity
 from tests.redis_server import executable, running_redis
 from upstream_stub.misbehaviours import head
@@ -497,3 +499,45 @@ async def test_two_gateways_share_a_redis(tmp_path: Path) -> None:
             assert {told(answer)[0] for answer in await all_at_once(one, 20)} <= {"Miss", "Hit"}
         for cache in caches:
             await cache.close()
+
+
+# ── the whole gateway ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(REDIS is None, reason="there is no redis-server")
+async def test_a_gateway_in_front_of_a_redis(tmp_path: Path) -> None:
+    assert REDIS is not None
+    origin = Origin()
+    async with running_redis(REDIS, tmp_path) as redis, RawServer(origin) as upstream:
+        text = routed(upstream.url, policies=CACHED, top=f"cache: {redis.url}")
+        for expected in (["Miss", "Hit"], ["Hit", "Hit"]):
+            async with running_program(tmp_path, text) as program:
+                async with await program.connect() as client:
+                    assert await twice(client, get("/")) == expected
+                program.signal(signal.SIGTERM)
+                assert await program.ended() == 0
+        assert origin.asked == 1
+
+
+async def test_a_reload_may_bring_the_first_cache(tmp_path: Path) -> None:
+    origin = Origin()
+    async with RawServer(origin) as upstream, running_program(tmp_path, routed(upstream.url)) as program:
+        async with await program.connect() as client:
+            assert told(await client.request(get("/"))) == ("", b"answer 1")
+        text = settled(tmp_path, routed(upstream.url, policies=CACHED))
+        program.config.write_text(text, "utf-8")
+        program.signal(signal.SIGHUP)
+        await program.event("config_loaded")
+        async with await program.connect() as client:
+            assert await twice(client, get("/")) == ["Miss", "Hit"]
+        assert [
+            await program.metric("postern_cache_total", route="all", result=result) for result in ("miss", "hit")
+        ] == [
+            1,
+            1,
+        ]
+        program.config.write_text(text + "cache: {size: 8MiB}\n", "utf-8")
+        program.signal(signal.SIGHUP)
+        assert (await program.event("config_needs_restart"))["settings"] == ["cache"]
+        async with await program.connect() as client:
+            assert told(await client.request(get("/"))) == ("Hit", b"answer 2")
