@@ -295,30 +295,91 @@ async def test_a_refused_upload_reads_its_answer(issued: Issued, tmp_path: Path)
         assert await client.ended() == "closed"
 
 
+class RawTls:
+    """A client that sees how its connection ends: with TLS's goodbye, without one, or by a reset."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="lms.example.org")
+
+    async def begin(self, gateway: Gateway) -> None:
+        self._reader, self.writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await self.until(self.tls.do_handshake)
+
+    def flush(self) -> None:
+        self.writer.write(self._outgoing.read())
+
+    async def until(self, step: Callable[[], Any]) -> Any:
+        """What a step of TLS comes to, once enough has arrived."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.flush()
+                async with asyncio.timeout(10):
+                    data = await self._reader.read(65536)
+                if not data:
+                    raise EOFError from None
+                self._incoming.write(data)
+
+    async def ended(self) -> tuple[bytes, str]:
+        """Everything that comes, and how it ends."""
+        got = bytearray()
+        try:
+            while data := await self.until(lambda: self.tls.read(65536)):
+                got += data
+        except EOFError:
+            return bytes(got), "cut"
+        except ConnectionResetError:
+            return bytes(got), "reset"
+        except ssl.SSLZeroReturnError:
+            pass  # a goodbye that answers our own
+        return bytes(got), "goodbye"
+
+
+def cut(_: RawRequest) -> Script:
+    return Script([Send(head(200, "Transfer-Encoding: chunked") + chunked(b"hello", end=b""))])
+
+
+@pytest.mark.parametrize(
+    ("scripted", "said", "seen"),
+    [
+        (ok, get(version="1.0"), "goodbye"),
+        (ok, get("/", "Connection: close"), "goodbye"),
+        (ok, b"GET / HTTP/9.9\r\n\r\n", "goodbye"),
+        (ok, get(), "goodbye"),  # it is idle for too long
+        (ok, b"", "goodbye"),
+        (cut, get(version="1.0"), "reset"),
+        (cut, get(), "reset"),
+    ],
+)
+async def test_how_a_connection_ends(issued: Issued, tmp_path: Path, scripted: Any, said: bytes, seen: str) -> None:
+    """What is whole ends with a goodbye; what is cut has none, so that it cannot look complete."""
+    limits = "{idle_timeout: 300ms, header_timeout: 500ms}"
+    async with proxied(scripted, top=tls(issued), limits=limits) as (_, gateway):
+        client = RawTls(client_context(tmp_path))
+        await client.begin(gateway)
+        if said:
+            client.tls.write(said)
+            client.flush()
+        assert (await client.ended())[1] == seen
+        client.writer.close()
+        await eventually(lambda: not gateway.plane.downstreams)
+
+
 async def test_a_client_that_has_said_all_gets_its_answer(issued: Issued, tmp_path: Path) -> None:
     """TLS has halves as TCP has: a goodbye is not an abort."""
     async with proxied(ok, top=tls(issued)) as (_, gateway):
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = client_context(tmp_path).wrap_bio(incoming, outgoing, server_hostname="lms.example.org")
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-
-        async def until(step: Any) -> Any:
-            while True:
-                try:
-                    return step()
-                except ssl.SSLWantReadError:
-                    writer.write(outgoing.read())
-                    async with asyncio.timeout(10):
-                        incoming.write(await reader.read(65536))
-
-        await until(client.do_handshake)
-        client.write(get())
+        client = RawTls(client_context(tmp_path))
+        await client.begin(gateway)
+        client.tls.write(get())
         with pytest.raises(ssl.SSLWantReadError):
-            client.unwrap()
-        writer.write(outgoing.read())
-        answer = await until(lambda: client.read(65536))
+            client.tls.unwrap()
+        client.flush()
+        answer, end = await client.ended()
         assert answer.startswith(b"HTTP/1.1 200 OK")
-        writer.close()
+        assert end == "goodbye"
+        client.writer.close()
 
 
 BROKEN: dict[str, tuple[Callable[[Path, Issued], tuple[Path, Path]], str]] = {

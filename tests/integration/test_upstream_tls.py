@@ -495,3 +495,29 @@ async def test_websockets_over_tls_on_both_sides(end: str, tmp_path: Path, issue
                     assert closed.value.rcvd.code == 4001
             assert socket.close_code == (4001 if end == "server" else 1000)
             await eventually(lambda: not gateway.plane.tunnels and not gateway.plane.downstreams)
+
+
+@pytest.mark.parametrize("believed", [True, False])
+async def test_probes_speak_tls_too(believed: bool, tmp_path: Path, issued: Issued) -> None:
+    health = "health: {active: {path: /health, interval: 50ms, timeout: 2s, healthy: 1, unhealthy: 1}}"
+    service = f"{believing(tmp_path)}\n{health}" if believed else health
+    asked: list[bytes] = []
+
+    async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(OK)
+
+    async with (
+        upstream(server_context(tmp_path, issued), look) as server,
+        running_gateway(routed(server.url("localhost"), service=service)) as gateway,
+    ):
+        if believed:
+            await eventually(lambda: any(head.startswith(b"GET /health ") for head in asked))
+            assert (await gateway.get()).status == 200
+            assert set(server.asked) == {"localhost"}
+        else:
+            # No healthy target: refused at once, without a handshake of its own.
+            await eventually(lambda: len(server.asked) > 2)
+            assert (await gateway.get()).status == 503
+            assert asked == []
