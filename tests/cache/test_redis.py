@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cache.opening import ResponseCaches
 from gateway.cache.redis import PAUSE, TIMEOUT, RedisResponses
 from tests.contract.test_response_cache import REDIS, Bench
 from tests.redis_server import RedisServer, free_port, running_redis
@@ -121,14 +120,3 @@ async def test_it_comes_back(tmp_path: Path) -> None:
     await server.stop()
     assert await bench.find("r", "k") is None
     await cache.close()
-
-
-async def test_nothing_is_opened_before_it_is_wanted() -> None:
-    caches = ResponseCaches("redis://127.0.0.1:1", 1000, 100)
-    assert caches.tally() == {}
-    await caches.close()
-    opened = caches.open()
-    assert caches.open() is opened
-    opened.count("read", "miss")
-    assert caches.tally() == {("read", "miss"): 1}
-    await caches.close()
