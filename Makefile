@@ -16,9 +16,10 @@ PLAIN  := $(VENV)/.interpreted
 HOT    := $(shell sed -n 's/^    "\(.*\.py\)",$$/\1/p' setup.py)
 CODE   := gateway policies upstream_stub bench tests
 ARGS   ?=
+SOAK_MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted compiled run test check lint types bench bench-idle bench-overload bench-abuse bench-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench soak bench-idle bench-overload bench-abuse bench-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -74,6 +75,9 @@ bench: install bench-install ## Measure CPU a request beside the peers
 	$(BIN)/python -m bench $(ARGS)
 
 # Under load: each prints what was promised and what was measured, and fails where they differ (docs/BENCHMARK.md).
+soak: install ## Mixed traffic through every policy for SOAK_MINUTES [30]; nothing may break, grow or leak
+	$(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
 bench-idle: install ## Measure what 10,000 idle clients cost in memory
 	$(BIN)/python -m bench.idle $(ARGS)
 
