@@ -107,8 +107,8 @@ class Endpoint:
 class Waiter(Protocol):
     """A request that waits until an endpoint has room for it."""
 
-    def take_slot(self) -> bool:
-        """There is room; False if it does not wait any longer."""
+    def take_slot(self) -> None:
+        """There is room for it, if it still waits."""
         ...
 
 

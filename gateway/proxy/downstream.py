@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.core import answers
 from gateway.core.answers import Answer
 from gateway.proxy import messages, peers
-from gateway.proxy.exchange import DECIDING, DONE, RESPONDING, WAITING, Exchange
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.http1 import END, NO_BODY, Refused, RequestHead, find_end, glance, parse_request
 from gateway.proxy.sinks import HIGH_WATER, INBOX, LOW_WATER
+from gateway.proxy.states import DECIDING, DONE, RESPONDING, WAITING
 
 if TYPE_CHECKING:
     from gateway.proxy.peers import Peer

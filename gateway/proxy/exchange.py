@@ -1,16 +1,7 @@
 """One request and its response, from the head to `finish`.
 
-States and laws:
-
-* WAITING - the gateway has more to do than it can (`overload`); nothing but the head has been looked at.
-* DECIDING - the pipeline has it; what comes of the body is held, 64 KiB at the most.
-* CONNECTING - decided, no upstream connection yet (a name is being resolved, a slot is waited for, or it is being
-  opened); still held.
-* FORWARDING - head and body go to the upstream; the response has not begun.
-* RESPONDING - the response's head has been written to the client; its body follows.
-* TUNNELLING - a WebSocket: both connections have changed hands (`tunnel`), what is left is to record its end.
-* DRAINING - answered; the rest of the request's body is read and thrown away.
-* DONE - everything is recorded; nothing may be written or called any more.
+Its states are in `states`.  What finds an upstream and tries again is in `attempt`, what judges tunnels and streams
+again in `lasting`, what is recorded in the end in `record`; all of them are parts of this one machine.  Laws:
 
 A response's head is written once.  Before it, whatever breaks becomes one of the gateway's own answers;
 after it, what breaks ends the client's connection, so that a cut body cannot look complete.  Request
@@ -32,18 +23,19 @@ from gateway.core.context import Context, Tap
 from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
 from gateway.core.http import tokens
 from gateway.core.path import PathError, canonical
-from gateway.proxy import messages
+from gateway.proxy import attempt, lasting, messages
 from gateway.proxy.framing import LAST_CHUNK, BodyReader, ChunkedReader, FramingError, chunk, reader
-from gateway.proxy.http1 import CHUNKED, Fields, Refused, RequestHead, ResponseHead, hostname_of
-from gateway.proxy.retries import IDEMPOTENT
+from gateway.proxy.http1 import Fields, Refused, RequestHead, ResponseHead, hostname_of
+from gateway.proxy.record import record
 from gateway.proxy.sinks import INBOX, DrainSink, HoldSink, Sink
-from gateway.proxy.tunnel import POLICY_VIOLATION, Tunnel
+from gateway.proxy.states import CONNECTING, DECIDING, DONE, DRAINING, FORWARDING, RESPONDING, WAITING
 from gateway.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
-    from gateway.proxy.balancer import Endpoint
+    from gateway.proxy.balancer import Balancer, Endpoint
     from gateway.proxy.downstream import Downstream
     from gateway.proxy.plane import Plane
+    from gateway.proxy.tunnel import Tunnel
     from gateway.snapshot import Route, Snapshot
 
 _log = logging.getLogger("postern.proxy")
@@ -57,17 +49,6 @@ METHODS: Final = {method.encode(): method for method in ("GET", "HEAD", "POST", 
 CLIENT_CLOSED: Final = 499
 
 
-#: The states.  Plain numbers: an enum's member costs a dictionary look-up each time it is named.
-WAITING: Final = -1
-DECIDING: Final = 0
-CONNECTING: Final = 1
-FORWARDING: Final = 2
-RESPONDING: Final = 3
-TUNNELLING: Final = 4
-DRAINING: Final = 5
-DONE: Final = 6
-
-
 class Exchange:
     """See the module."""
 
@@ -76,6 +57,16 @@ class Exchange:
                  "pending", "plane", "queued", "reader", "reason", "received", "replay", "request_head", "retries",
                  "route", "sent", "sent_at", "sink", "snapshot", "state", "status", "trailers", "tunnel", "until",
                  "upstream", "upstream_ns")  # fmt: skip
+
+    # Set where they begin to mean something: `attempt` and `lasting` work on them, too.
+    balancer: Balancer
+    carrier: Upstream
+    matched: int
+    queued: bool
+    replay: bytes | None
+    request_head: bytes
+    retries: int
+    sink: Sink
 
     def __init__(self, downstream: Downstream, plane: Plane, head: RequestHead) -> None:
         self.downstream = downstream
@@ -155,7 +146,7 @@ class Exchange:
         if framing:
             self.received = 0
             self.hold = HoldSink(downstream)
-            self.sink: Sink = self.hold
+            self.sink = self.hold
             self.reader = reader(framing)
             if (waiting := downstream.take_inbox()) and not self.feed(waiting):
                 return
@@ -179,7 +170,7 @@ class Exchange:
         context.route = self.route
         decision = pipeline.run(context, self.route)
         if decision is ALLOW:
-            self.forward()
+            attempt.forward(self)
         else:
             self._decided_late(decision)
 
@@ -226,13 +217,10 @@ class Exchange:
         elif isinstance(decision, Reply):
             self.reply(decision)
         else:
-            self.forward()
+            attempt.forward(self)
 
     def _broke(self, error: BaseException) -> None:
         _log.error("deciding request %s failed", self.context.request_id, exc_info=error)
-        if self.state >= RESPONDING:
-            self._rechecked(Deny(answers.INTERNAL_ERROR))
-            return
         self.pending = None
         self.refuse(Deny(answers.INTERNAL_ERROR))
 
@@ -242,9 +230,10 @@ class Exchange:
         if hasattr(self, "context") and self.state < RESPONDING:
             self.context.answer_lines = []  # they may be what broke it
             self.refuse(Deny(answers.INTERNAL_ERROR, close=True))
+        elif hasattr(self, "context"):
+            self.abort("it broke the gateway in the middle of its response")
         else:
-            self._let_go()
-            self._over()
+            self.over()
             self.downstream.reset()
 
     # ── the request's body ───────────────────────────────────────────────────────────────────
@@ -281,7 +270,7 @@ class Exchange:
         elif self.state == RESPONDING:
             self.abort(why)
         elif self.state == DRAINING:
-            self._over()
+            self.over()
             self.downstream.linger()
 
     def client_timeout(self) -> None:
@@ -301,191 +290,14 @@ class Exchange:
         if self.state == FORWARDING and self.reader is not None and self.route is not None:
             self.deadline = monotonic_ns() + self.route.service.first_byte_timeout if self.reader.done else 0
 
-    # ── towards the upstream ─────────────────────────────────────────────────────────────────
-
-    def forward(self) -> None:
-        """The request may pass: find a connection and write it."""
-        context, route = self.context, self.route
-        assert route is not None  # noqa: S101 - only what has matched is forwarded
-        service = route.service
-        self.retries = service.retries
-        if self.reader is not None and context.body_limit is not None and self.received > context.body_limit:
-            self.refuse(Deny(answers.BODY_TOO_LARGE, close=True))
-            return
-        if service.total_timeout:
-            self.until = self.arrived + service.total_timeout
-        balancer = self.balancer = self.plane.targets.balancer(service)
-        balancer.budget.asked += 1
-        endpoint = balancer.only
-        if endpoint is not None:
-            self._use(endpoint)
-        elif service.max_connections and balancer.queue:
-            self._queue()  # nobody overtakes
-        else:
-            self._choose()
-
-    def _choose(self) -> None:
-        """Use the endpoint whose turn it is; wait where there is none yet, or none has room."""
-        balancer = self.balancer
-        now = monotonic_ns()
-        endpoint = balancer.pick(self._key(), now)
-        if endpoint is not None:
-            self._use(endpoint)
-        elif balancer.resolving:
-            self._resolve()
-        elif balancer.full(now):
-            self._queue()
-        else:
-            _log.warning("request %s: service %s has no healthy target", self.context.request_id, balancer.service.name)
-            self._unavailable()
-
-    def _key(self) -> str:
-        """Who asks, for targets that are chosen by it."""
-        identity = self.context.identity
-        return self.context.client if identity is None else identity.consumer.id
-
-    def _resolve(self) -> None:
-        """The service's names are being resolved for the first time."""
-        assert self.route is not None  # noqa: S101 - see `forward`
-        self.state = CONNECTING
-        self.queued = False
-        self.deadline = monotonic_ns() + self.route.service.connect_timeout
-        pending = self.pending = self.balancer.wait()
-        pending.then(self._resolved, self._unreachable)
-
-    def _resolved(self, _: None) -> None:
-        self.pending = None
-        if self.state == CONNECTING:
-            self._choose()
-
-    def _queue(self) -> None:
-        """Every endpoint has as many connections as it may: wait for one."""
-        self.state = CONNECTING
-        self.queued = True
-        self.deadline = monotonic_ns() + self.snapshot.max_wait
-        self.balancer.queue.append(self)
-
-    def take_slot(self) -> bool:
-        """There is room for one more; False if this request does not wait any longer."""
-        if self.state != CONNECTING or not self.queued:
-            return False
-        self._choose()
-        return True
-
-    def _use(self, endpoint: Endpoint) -> None:
-        """Send the request to this endpoint."""
-        route = self.route
-        assert route is not None  # noqa: S101 - see `forward`
-        self.endpoint = endpoint
-        self.request_head = messages.request_head(
-            self.head, self.context, route, self.matched, self.peer, endpoint.target.host_header
-        )
-        connection = endpoint.pool.take()
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._connect(endpoint)
-
-    def _connect(self, endpoint: Endpoint) -> None:
-        assert self.route is not None  # noqa: S101 - see `forward`
-        self.state = CONNECTING
-        self.queued = False
-        self.sent_at = monotonic_ns()
-        self.deadline = self.sent_at + self.route.service.connect_timeout
-        pending = self.pending = endpoint.pool.connect()
-        pending.then(self._connected, self._unreachable)
-
-    def _connected(self, connection: Upstream) -> None:
-        self.pending = None
-        if self.state != CONNECTING:
-            connection.close()
-            return
-        self._send(connection)
-
-    def _unreachable(self, error: BaseException) -> None:
-        """No connection: nothing of the request was sent, so that another endpoint may get it, whatever it is."""
-        self.pending = None
-        _log.warning("request %s: the upstream cannot be reached: %s", self.context.request_id, error)
-        self._failed(str(error))
-        if not self._retry(elsewhere=True):
-            self._unavailable()
-
-    def _unavailable(self) -> None:
-        self.refuse(Deny(answers.UPSTREAM_UNAVAILABLE, headers=((b"Retry-After", b"1"),)), "failed")
-
-    def _failed(self, why: str) -> None:
-        """Tell the endpoint that it has failed this request."""
-        if self.endpoint is not None:
-            self.endpoint.failed(monotonic_ns(), why, self.sent_at)
-
-    def _retry(self, elsewhere: bool) -> bool:
-        """Try once more, on another endpoint where there is one; `elsewhere`: there only.  False if nothing is left."""
-        failed, balancer = self.endpoint, self.balancer
-        if failed is None or self.retries <= 0:
-            return False
-        now = monotonic_ns()
-        endpoint = balancer.pick(self._key(), now, failed)
-        if endpoint is None:
-            return False
-        if (elsewhere and endpoint is failed) or not balancer.budget.spend():
-            endpoint.abandoned(now)
-            return False
-        self.retries -= 1
-        self._use(endpoint)
-        return True
-
-    def _send(self, connection: Upstream) -> None:
-        assert self.route is not None  # noqa: S101 - see `forward`
-        service = self.route.service
-        self.upstream = connection
-        self.state = FORWARDING
-        self.sent_at = now = monotonic_ns()
-        if self.reader is None:
-            self.deadline = now + service.first_byte_timeout
-            connection.send(self, self.request_head, b"", True, False)
-            return
-        hold = self.hold
-        self.sink = connection
-        body = hold.take()
-        # A whole body that was held may be sent again; one that has begun to stream may not.
-        self.replay = body if hold.last else None
-        self.deadline = now + service.first_byte_timeout if hold.last else 0
-        connection.send(self, self.request_head, body, hold.last, self.head.framing == CHUNKED)
+    def take_slot(self) -> None:
+        """There is room for one more on one of the service's endpoints."""
+        if self.state == CONNECTING and self.queued:
+            attempt.choose(self)
 
     def upstream_failed(self, why: str) -> None:
         """The upstream's connection broke, or what came on it is no response."""
-        connection, self.upstream = self.upstream, None
-        if connection is None:
-            return
-        connection.close()
-        context = self.context
-        if self.state != FORWARDING:
-            self._failed(why)
-            self.abort(why)
-            return
-        again = self.retries > 0 and not connection.answered and context.method in IDEMPOTENT and self._again()
-        if connection.stale():
-            # It was closed as we began to write: nobody's fault.
-            if again and self.endpoint is not None:
-                self.retries -= 1
-                self._connect(self.endpoint)
-                return
-        else:
-            self._failed(why)
-            if again and self._retry(elsewhere=False):
-                return
-        _log.warning("request %s: %s", context.request_id, why)
-        self.refuse(Deny(answers.BAD_GATEWAY), "failed")
-
-    def _again(self) -> bool:
-        """Put the held body back for another try; False if some of it is gone."""
-        if self.reader is None:
-            return True
-        if self.replay is None:
-            return False
-        self.sink = self.hold
-        self.hold.write(self.replay, True)
-        return True
+        attempt.broke(self, why)
 
     # ── the response ─────────────────────────────────────────────────────────────────────────
 
@@ -507,8 +319,8 @@ class Exchange:
         assert route is not None  # noqa: S101 - only what has matched is forwarded
         endpoint = self.endpoint
         if endpoint is not None and (endpoint.failing or response.status >= 400):
-            self._judge(endpoint, response.status)
-        if route.response_hooks and not self._hooked(route, response):
+            attempt.judge(self, endpoint, response.status)
+        if route.response_hooks and not self.hooked(route, response):
             return
         if self.plane.draining:
             self.close = True
@@ -544,67 +356,7 @@ class Exchange:
         if last:
             self._responded(reusable)
 
-    def _judge(self, endpoint: Endpoint, status: int) -> None:
-        """What a status says about the endpoint."""
-        if status in self.balancer.statuses:
-            endpoint.failed(monotonic_ns(), f"it answered {status}", self.sent_at)
-        elif endpoint.failing:
-            endpoint.succeeded(monotonic_ns(), self.sent_at)
-
-    def switched(self, response: ResponseHead, rest: bytes) -> None:
-        """A 101: if it answers the handshake, both connections become a tunnel; `rest` is what came behind it."""
-        context, route, connection, downstream = self.context, self.route, self.upstream, self.downstream
-        if route is None or connection is None or not messages.answers_upgrade(response, self.head):
-            self.upstream_failed("a 101 that nobody asked for")
-            return
-        if self.endpoint is not None and self.endpoint.failing:
-            self._judge(self.endpoint, 101)
-        if route.response_hooks and not self._hooked(route, response):
-            return
-        context.answer_lines.append(messages.UPGRADE)
-        try:
-            out = messages.response_head(response, context, False, False, 1)
-        except Exception as error:  # noqa: BLE001 - as in `respond`
-            self.crashed(error)
-            return
-        blocked, waiting = downstream.blocked(), downstream.take_inbox()
-        client = downstream.hand_over()
-        if client is None:
-            self.abort("the client left")
-            return
-        self.upstream = None
-        self.state = TUNNELLING
-        self.status = 101
-        self.deadline = 0
-        self.upstream_ns = monotonic_ns() - self.sent_at
-        service = route.service
-        tunnel = self.tunnel = Tunnel(self, client, connection.hand_over(), service.tunnel_idle, service.tunnel_total)
-        self.carrier = connection
-        self.plane.tunnels.add(tunnel)
-        client.write(out)
-        tunnel.begin(waiting, rest, blocked, connection.paused)
-
-    def tunnel_ended(self, sent: int) -> None:
-        """The WebSocket is over; `sent` bytes went to the client."""
-        if self.state == DONE:
-            return
-        self.sent = sent
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.cancel()
-        self._finish(monotonic_ns())
-        self._over()
-
-    def tunnel_forgotten(self) -> None:
-        """Both of its connections are gone."""
-        if self.tunnel is not None:
-            self.plane.tunnels.discard(self.tunnel)
-        self.downstream.forgotten()
-        self.carrier.pool.forget(self.carrier)
-        if self.balancer.queue:
-            self.balancer.wake()
-
-    def _hooked(self, route: Route, response: ResponseHead) -> bool:
+    def hooked(self, route: Route, response: ResponseHead) -> bool:
         """Show the head to the policies that want to see it; False if one broke, which is answered here."""
         try:
             for hook in route.response_hooks:
@@ -614,6 +366,22 @@ class Exchange:
             self.refuse(Deny(answers.INTERNAL_ERROR))
             return False
         return True
+
+    def switched(self, response: ResponseHead, rest: bytes) -> None:
+        """A 101; `rest` is what came behind it."""
+        lasting.switched(self, response, rest)
+
+    def tunnel_ended(self, sent: int) -> None:
+        """The WebSocket is over; `sent` bytes went to the client."""
+        lasting.tunnel_ended(self, sent)
+
+    def tunnel_forgotten(self) -> None:
+        """Both of its connections are gone."""
+        lasting.tunnel_forgotten(self)
+
+    def recheck(self) -> None:
+        """Time has gone by: may it go on?"""
+        lasting.recheck(self)
 
     def respond_more(self, payload: bytes, last: bool, reusable: bool) -> None:
         """More of the response's body."""
@@ -685,42 +453,6 @@ class Exchange:
                 self.balancer.wake()
         self._end(now)
 
-    # ── what lasts is judged again ───────────────────────────────────────────────────────────
-
-    def recheck(self) -> None:
-        """Judge a tunnel or a stream again: its credential may have been revoked since it began."""
-        route = self.route
-        if route is None or self.pending is not None:
-            return
-        context = self.context
-        uploading = self.state == FORWARDING and self.reader is not None and not self.reader.done
-        if not uploading and self.state != RESPONDING and self.state != TUNNELLING:
-            return
-        began, context.now = context.now, time()
-        try:
-            decision = pipeline.recheck(context, route)
-        except pipeline.BROKEN as error:  # a policy is foreign code; what cannot be judged does not go on
-            _log.error("judging request %s again failed", context.request_id, exc_info=error)
-            decision = Deny(answers.INTERNAL_ERROR)
-        context.now = began
-        if isinstance(decision, Pending):
-            self.pending = decision
-            decision.then(self._rechecked, self._broke)
-        elif decision is not ALLOW:
-            self._rechecked(decision)
-
-    def _rechecked(self, decision: Decision) -> None:
-        self.pending = None
-        if self.state == DONE or not isinstance(decision, Deny) or decision.answer is answers.OVERLOADED:
-            return  # what nobody has time to judge now is judged at the next round
-        self.reason = decision.reason
-        if self.tunnel is not None:
-            self.tunnel.close(POLICY_VIOLATION)
-        elif self.state == FORWARDING:
-            self.refuse(decision)
-        else:
-            self.abort(f"ended, since {decision.answer.text}")
-
     # ── the gateway's own answers ────────────────────────────────────────────────────────────
 
     def refuse(self, deny: Deny, decision: str = "denied") -> None:
@@ -774,38 +506,28 @@ class Exchange:
         """The sweep found that the upstream's deadline, or that of the whole, has passed."""
         self.deadline = 0
         whole = 0 < self.until <= monotonic_ns()
-        state = self.state
-        if state == CONNECTING and self.queued:
-            self.refuse(Deny(answers.OVERLOADED, headers=((b"Retry-After", b"1"),)), "failed")
-        elif state == CONNECTING:
-            pending, self.pending = self.pending, None
-            if pending is not None:
-                pending.cancel()
-            self._failed("it took too long to connect")
-            if whole or not self._retry(elsewhere=True):
-                self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
-        elif state == FORWARDING:
-            self._failed("it did not answer in time")
-            self.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
-        elif state == RESPONDING:
-            self._failed("it stopped in the middle of a response")
+        if whole:
+            self.until = 0
+        if self.state == CONNECTING or self.state == FORWARDING:
+            attempt.out_of_time(self, whole)
+        elif self.state == RESPONDING:
+            attempt.blame(self, "it stopped in the middle of a response")
             self.abort("the upstream stopped in the middle of its response")
-        self.until = 0
 
     def abort(self, why: str) -> None:
         """The response cannot be completed: end the client's connection so that it does not look complete."""
         if self.state == DONE:
             return
         if self.state == WAITING:
-            self._over()
+            self.over()
             self.downstream.reset()
             return
         _log.warning("request %s: %s", self.context.request_id, why)
         self.decision = "failed"
         self.reason = "cut"
         self._let_go()
-        self._finish(monotonic_ns())
-        self._over()
+        record(self, monotonic_ns())
+        self.over()
         self.downstream.reset()
 
     def client_gone(self) -> None:
@@ -813,15 +535,15 @@ class Exchange:
         if self.state == DONE:
             return
         if self.state == WAITING:
-            self._over()
+            self.over()
             return
         self._let_go()
         if self.state != DRAINING:
             if self.state < RESPONDING:
                 self.status = CLIENT_CLOSED
             self.decision = "aborted"
-            self._finish(monotonic_ns())
-        self._over()
+            record(self, monotonic_ns())
+        self.over()
 
     def _let_go(self) -> None:
         """Give up what is waited for, and an upstream connection in the middle of something."""
@@ -841,11 +563,11 @@ class Exchange:
 
     def _end(self, now: int) -> None:
         """The answer is written: record it, and make the connection ready for what comes next."""
-        self._finish(now)
+        record(self, now)
         current = self.reader
         if current is not None and not current.done:
             if self.close or not self._drainable():
-                self._over()
+                self.over()
                 self.downstream.linger()
                 return
             self.state = DRAINING
@@ -858,57 +580,9 @@ class Exchange:
         self._released(now)
 
     def _released(self, now: int) -> None:
-        self._over()
+        self.over()
         self.downstream.released(self.close, now)
 
-    def _over(self) -> None:
+    def over(self) -> None:
         self.state = DONE
         self.deadline = self.until = 0
-
-    def _untap(self, tap: Tap) -> None:
-        self.context.tap = None
-        try:
-            tap.abort()
-        except pipeline.BROKEN:  # as in `_show`
-            _log.exception("a policy broke on the body of request %s", self.context.request_id)
-
-    def _finish(self, now: int) -> None:
-        """Record the exchange, once: hooks, metrics, access line."""
-        context, route = self.context, self.route
-        if context.tap is not None:
-            self._untap(context.tap)
-        seconds = (now - self.arrived) * 1e-9
-        upstream_seconds = self.upstream_ns * 1e-9 if self.upstream_ns >= 0 else None
-        if route is None:
-            stats, name, service = self.snapshot.unrouted, "", ""
-        else:
-            for hook in route.end_hooks:
-                try:
-                    hook(context, self.status)
-                except pipeline.BROKEN:  # a policy is foreign code: the exchange ends whatever breaks in it
-                    _log.exception("a policy broke at the end of request %s", context.request_id)
-            stats, name, service = route.stats, route.name, route.service.name
-        stats.observe(context.method, self.status, seconds, upstream_seconds)
-        access = self.plane.access
-        if access is not None:
-            identity = context.identity
-            access.record(
-                context.now,
-                context.request_id,
-                context.client,
-                context.method,
-                context.path,
-                context.query,
-                self.status,
-                self.sent,
-                seconds,
-                upstream_seconds,
-                name,
-                service,
-                identity.username if identity is not None else "",
-                identity.identifier if identity is not None else "",
-                self.decision,
-                self.reason,
-                context.index.get(b"user-agent", b""),
-                context.host,
-            )
