@@ -506,9 +506,10 @@ def _judge_response(head: bytes, lines: list[bytes]) -> list[bytes]:
     collector = _Collector()
     parser = httptools.HttpResponseParser(collector)
     try:
-        parser.feed_data(_tidied(head))
+        # llhttp judges the lines alone: behind a 101 it would want other ones.
+        parser.feed_data(b"HTTP/1.1 200 OK" + _tidied(head[head.index(b"\r\n") :]))
     except httptools.HttpParserUpgrade:
-        pass  # a 101, or a response that merely names an Upgrade: judged by its status
+        pass  # a response that names an Upgrade: judged by its status
     except httptools.HttpParserError as error:
         raise BadResponse(f"malformed head: {error}") from None
     if collector.complete != 1 or len(lines) != len(collector.fields):

@@ -216,6 +216,14 @@ def _length(fields: Fields, minor: int) -> int | None:
     return int(lengths[0])
 
 
+def read_chunks(data: bytes) -> tuple[bytes, Fields, bytes] | None:
+    """The payload, the trailers and what follows a chunked body; None for what is none, or not complete."""
+    try:
+        return _chunks(data)
+    except Malformed:
+        return None
+
+
 def _chunks(data: bytes) -> tuple[bytes, Fields, bytes] | None:
     """The payload, the trailers and what follows a chunked body (RFC 9112 §7.1); None while it is not complete."""
     body = b""

@@ -515,6 +515,9 @@ def test_malformed_status_lines(line: bytes) -> None:
         (b"HTTP/1.1 304 Not Modified", [b"Transfer-Encoding: chunked"], False, NO_BODY, True),
         (b"HTTP/1.1 103 Early Hints", [b"Content-Length: 5"], False, NO_BODY, True),
         (b"HTTP/1.1 205 Reset Content", [b"Content-Length: 0"], False, 0, True),
+        (b"HTTP/1.1 101 Switching Protocols", [b"Upgrade: a", b"Connection: upgrade"], False, NO_BODY, True),
+        (b"HTTP/1.1 101 Switching Protocols", [b"Connection: close"], False, NO_BODY, False),
+        (b"HTTP/1.1 101 Switching Protocols", [], False, NO_BODY, True),
     ],
 )
 def test_framing_of_responses(first: bytes, lines: list[bytes], bodiless: bool, framing: int, kept: bool) -> None:
