@@ -217,6 +217,9 @@ class Downstream:
             if inbox[0] == 0x0D:
                 inbox = self._skip_empty_lines(inbox)
                 if not inbox:
+                    if self.deadline:
+                        self._pumping = False
+                        return  # empty lines alone buy no time
                     break
             end = inbox.find(END) + 4
             try:

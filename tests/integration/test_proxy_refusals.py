@@ -320,6 +320,21 @@ async def test_a_body_that_trickles_is_refused() -> None:
         assert (await answer).status == 408
 
 
+@pytest.mark.parametrize("first", [b"", get("/")])
+async def test_empty_lines_buy_no_time(first: bytes) -> None:
+    async with proxied(ok, limits=QUICK) as (_, gateway), await gateway.connect() as client:
+        client.send(first)
+        if first:
+            assert (await client.response()).status == 200
+        ended = asyncio.create_task(client.ended())
+        for _ in range(12):
+            if not ended.done():
+                client.send(b"\r\n")
+            await asyncio.sleep(0.1)
+        assert ended.done()
+        assert await ended in ("closed", "reset")
+
+
 @pytest.mark.parametrize("first", [b"", get("/"), b"\r\n"])
 async def test_an_idle_connection_is_closed_without_a_word(first: bytes) -> None:
     async with proxied(ok, limits=QUICK) as (_, gateway), await gateway.connect() as client:
