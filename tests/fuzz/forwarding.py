@@ -9,7 +9,9 @@ from ipaddress import ip_address
 from gateway.core.http import FORWARDED, IDENTITY, fold
 from gateway.proxy.framing import ChunkedReader, FramingError
 from gateway.proxy.http1 import CHUNKED, END, Limits, Refused, RequestHead, parse_request
-from gateway.proxy.messages import given_id, request_end, request_head, trusted_peer, untrusted_peer
+from gateway.proxy.messages import given_id, request_end, request_head
+from gateway.proxy.peers import trusted_peer, untrusted_peer
+from gateway.proxy.proxy_protocol import Header, ProxyProtocolError, parse
 from tests.proxy import strict
 from tests.proxy.test_messages import NETWORKS, make_context, make_route
 
@@ -46,7 +48,7 @@ def forwarded(data: bytes) -> None:
         return
     head, rest = read
     context = make_context(head)
-    raw = request_head(head, context, ROUTE, 0, PEER)
+    raw = request_head(head, context, ROUTE, 0, PEER, b"lms.internal")
     body = b""
     if head.framing == CHUNKED:
         current = ChunkedReader()
@@ -81,9 +83,9 @@ def forwarded_for(data: bytes) -> None:
         return
     head, _ = read
     for address in ("10.0.0.1", "2001:db8::1", "::ffff:10.0.0.9"):
-        peer = trusted_peer(address, "http", 8000, NETWORKS, head)
+        peer = trusted_peer(address, "http", 8000, NETWORKS, head.index)
         ip_address(peer.client)
-        seen = _reread(request_head(head, make_context(head), ROUTE, 0, peer))
+        seen = _reread(request_head(head, make_context(head), ROUTE, 0, peer, b"lms.internal"))
         (chain,) = seen.values(b"x-forwarded-for")
         members = [member.decode("ascii") for member in chain.split(b", ")]
         hops = [ip_address(member) for member in members]
@@ -103,7 +105,9 @@ def trace(data: bytes) -> None:
     read = _head(b"GET / HTTP/1.1\r\nHost: lms\r\ntraceparent: " + data + b"\r\n\r\n")
     if read is not None:
         head, _ = read
-        (written,) = _reread(request_head(head, make_context(head), ROUTE, 0, PEER)).values(b"traceparent")
+        (written,) = _reread(request_head(head, make_context(head), ROUTE, 0, PEER, b"lms.internal")).values(
+            b"traceparent"
+        )
         assert TRACE.fullmatch(written)
         given = data.strip(b" \t")
         assert (written == given) == (TRACE.fullmatch(given) is not None)
@@ -113,4 +117,23 @@ def trace(data: bytes) -> None:
         assert not set(believed) & set('"\\,;')
         context = make_context(read[0], request_id=believed) if read is not None else None
         if read is not None and context is not None:
-            assert _reread(request_head(read[0], context, ROUTE, 0, PEER)).values(b"x-request-id") == [data]
+            assert _reread(request_head(read[0], context, ROUTE, 0, PEER, b"lms.internal")).values(b"x-request-id") == [
+                data
+            ]
+
+
+def proxy_protocol(data: bytes) -> None:
+    """A header is read whole or not at all, the same however much follows, and gives an address and two ports."""
+    try:
+        header = parse(data)
+    except ProxyProtocolError:
+        return
+    for size in range(len(data) if header is None else header.size):
+        assert parse(data[:size]) is None
+    if header is None:
+        return
+    assert parse(data[: header.size]) == parse(data + b"GET / HTTP/1.1\r\n") == Header(header.size, header.source)
+    if header.source is not None:
+        assert str(ip_address(header.source.address)) == header.source.address
+        assert 0 <= header.source.port < 65536
+        assert 0 <= header.source.destination_port < 65536

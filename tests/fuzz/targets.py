@@ -64,6 +64,18 @@ TARGETS_BY_NAME: dict[str, Target] = {
         (b"1.2.3.4, 10.0.0.1\nhttps\n443\nlms", b"[::1]:80, ::1, 10.0.0.1\nhttp", b"unknown, _x"),
         (b"10.0.0.1", b"2001:db8::1", b"::ffff:10.0.0.1", b", ", b"\n", b":80", b"%eth0"),
     ),
+    "proxy-protocol": Target(
+        forwarding.proxy_protocol,
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nGET",
+            b"PROXY TCP6 2001:db8::1 ::1 0 65535\r\n",
+            b"PROXY UNKNOWN whatever\r\n",
+            b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\xdc\x04\x01\xbb",
+            b"\r\n\r\n\x00\r\nQUIT\n\x21\x21\x00\x27" + bytes(range(39)),
+            b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+        ),
+        (b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b"\r\n", b"::", b"\r\n\r\n\x00\r\nQUIT\n"),
+    ),
     "traceparent": Target(
         forwarding.trace, (b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-01", b"00-" + b"0" * 32)
     ),
