@@ -230,7 +230,7 @@ class Exchange:
         if hasattr(self, "context") and self.state < RESPONDING:
             self.context.answer_lines = []  # they may be what broke it
             self.refuse(Deny(answers.INTERNAL_ERROR, close=True))
-        elif hasattr(self, "context"):
+        elif hasattr(self, "context") and self.state != DONE:
             self.abort("it broke the gateway in the middle of its response")
         else:
             self.over()
