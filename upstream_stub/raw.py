@@ -195,10 +195,14 @@ class RawServer:
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def stop(self) -> None:
-        """Stop listening and drop every connection."""
+    def close_listener(self) -> None:
+        """Stop listening; connections that stand go on."""
         if self._server is not None:
             self._server.close()
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        self.close_listener()
         for transport in list(self.open):
             transport.abort()
         for task in list(self._tasks):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.core import answers
 from gateway.core.decision import Deny
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gateway.proxy.upstream import Upstream
 
 _log = logging.getLogger("postern.proxy")
+
+#: How long after a request was written its kept connection may end by a close that crossed it, in nanoseconds.
+_RACE: Final = 1_000_000_000
 
 
 def forward(exchange: Exchange) -> None:
@@ -160,6 +163,8 @@ def retry(exchange: Exchange, elsewhere: bool) -> bool:
         return False
     exchange.retries -= 1
     _use(exchange, endpoint)
+    if balancer.queue:
+        balancer.wake()  # there is room again on the one that has failed
     return True
 
 
@@ -194,10 +199,9 @@ def broke(exchange: Exchange, why: str) -> None:
         exchange.abort(why)
         return
     again = exchange.retries > 0 and not connection.answered and context.method in IDEMPOTENT and _again(exchange)
-    if connection.stale():
-        # It was closed as we began to write: nobody's fault.
+    if connection.stale() and monotonic_ns() - exchange.sent_at < _RACE:
+        # It was closed as we began to write: nobody's fault, and no try.  The next connection is a fresh one.
         if again and exchange.endpoint is not None:
-            exchange.retries -= 1
             _connect(exchange, exchange.endpoint)
             return
     else:
@@ -229,7 +233,7 @@ def judge(exchange: Exchange, endpoint: Endpoint, status: int) -> None:
 
 def out_of_time(exchange: Exchange, whole: bool) -> None:
     """Connecting, or the first byte of an answer, took too long; `whole`: the request in all."""
-    if exchange.state == CONNECTING and exchange.queued:
+    if exchange.waits() and not whole:
         exchange.refuse(Deny(answers.OVERLOADED, headers=((b"Retry-After", b"1"),)), "failed")
         return
     if exchange.state == CONNECTING:
@@ -239,6 +243,12 @@ def out_of_time(exchange: Exchange, whole: bool) -> None:
         blame(exchange, "it took too long to connect")
         if not whole and retry(exchange, elsewhere=True):
             return
-    else:
+    elif not _uploading(exchange):
         blame(exchange, "it did not answer in time")
     exchange.refuse(Deny(answers.UPSTREAM_TIMEOUT), "failed")
+
+
+def _uploading(exchange: Exchange) -> bool:
+    """Is the rest of the client's body waited for, and not the upstream?"""
+    body, connection = exchange.reader, exchange.upstream
+    return body is not None and not body.done and connection is not None and not connection.paused

@@ -107,8 +107,12 @@ class Endpoint:
 class Waiter(Protocol):
     """A request that waits until an endpoint has room for it."""
 
+    def waits(self) -> bool:
+        """Does it still wait?"""
+        ...
+
     def take_slot(self) -> None:
-        """There is room for it, if it still waits."""
+        """There is room for it, or nothing to wait for: it is to `pick` again."""
         ...
 
 
@@ -204,10 +208,16 @@ class Balancer:
         return any(each.watch.takes(now) for each in self.endpoints)
 
     def wake(self) -> None:
-        """Let those who wait go on, as far as there is room."""
+        """Let those who wait go on, as far as there is room; all of them where no endpoint is well any more."""
         queue = self.queue
-        while queue and any(self._takes(each, monotonic_ns()) for each in self.endpoints):
-            queue.popleft().take_slot()
+        while queue:
+            if queue[0].waits():
+                now = monotonic_ns()
+                if self.full(now) and not any(self._takes(each, now) for each in self.endpoints):
+                    return
+                queue.popleft().take_slot()
+            else:
+                queue.popleft()
 
     def _in_turn(self, ready: list[Endpoint], now: int) -> Endpoint:
         for each in ready:

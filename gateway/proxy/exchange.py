@@ -290,10 +290,16 @@ class Exchange:
         if self.state == FORWARDING and self.reader is not None and self.route is not None:
             self.deadline = monotonic_ns() + self.route.service.first_byte_timeout if self.reader.done else 0
 
+    def waits(self) -> bool:
+        """Does it wait for room on one of the service's endpoints?"""
+        return self.state == CONNECTING and self.queued
+
     def take_slot(self) -> None:
-        """There is room for one more on one of the service's endpoints."""
-        if self.state == CONNECTING and self.queued:
+        """It need not wait any longer: there is room, or no endpoint whose room could be waited for."""
+        try:
             attempt.choose(self)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not strike who has made room
+            self.crashed(error)
 
     def upstream_failed(self, why: str) -> None:
         """The upstream's connection broke, or what came on it is no response."""
@@ -510,6 +516,8 @@ class Exchange:
             self.until = 0
         if self.state == CONNECTING or self.state == FORWARDING:
             attempt.out_of_time(self, whole)
+        elif self.state == RESPONDING and whole:
+            self.abort("it took too long in all")  # perhaps to the client: that says nothing of the endpoint
         elif self.state == RESPONDING:
             attempt.blame(self, "it stopped in the middle of a response")
             self.abort("the upstream stopped in the middle of its response")

@@ -65,21 +65,24 @@ class Pool:
         self.opening += 1
 
         def give_up() -> None:
+            self.opening -= 1
             task.cancel()
 
         pending: Pending[Upstream] = Pending(on_cancel=give_up)
 
         def opened(finished: asyncio.Task[Upstream]) -> None:
-            self.opening -= 1
+            wanted = not pending.done
+            if wanted:
+                self.opening -= 1
             if finished.cancelled():
                 return
             error = finished.exception()
             if error is not None:
-                if not pending.done:
+                if wanted:
                     pending.fail(error)
                 return
             connection = finished.result()
-            if pending.done:
+            if not wanted:
                 connection.close()
                 return
             if not connection.usable():

@@ -43,6 +43,9 @@ class RetryBudget:
         """Let the window follow the clock; `now` in nanoseconds."""
         if now < self._moves:
             return
+        if not self._moves:  # the first window begins
+            self._moves = now + HALF
+            return
         if now >= self._moves + HALF:  # nobody has looked for longer than a window
             self._asked_before = self._spent_before = 0
         else:

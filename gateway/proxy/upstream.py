@@ -111,9 +111,10 @@ class Upstream:
         return self.transport
 
     def close(self) -> None:
-        """End the connection, whatever was on it."""
+        """End the connection, whatever was on it; its place in the pool is free at once."""
         self.exchange = None
         self._lost = True
+        self.pool.connections.discard(self)
         if self.transport is not None:
             self.transport.abort()
 

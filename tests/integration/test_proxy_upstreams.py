@@ -110,6 +110,37 @@ async def test_retries_are_at_most_a_fifth_of_the_requests() -> None:
         assert total < seen <= total * 1.2
 
 
+async def test_a_kept_connection_s_end_uses_up_no_try() -> None:
+    """Its target is gone: what was about to be sent on it goes to the next one, with `retries: 1`."""
+    gone: list[RawServer] = []
+
+    def leaves(request: RawRequest) -> Script:
+        if request.target == "/first":
+            return ok(request)
+        gone[0].close_listener()
+        return reset(request)
+
+    async with balanced(leaves, ok) as (servers, gateway), await gateway.connect() as client:
+        gone += [server for server in servers if server is not None]
+        for _ in range(2):
+            assert (await client.request(get("/first"))).status == 200
+        assert (await client.request(get("/second"))).status == 200
+        assert [seen.target for seen in gone[1].requests] == ["/first", "/second"]
+
+
+async def test_a_request_that_a_kept_connection_dies_of_is_a_failure() -> None:
+    """Long after it was written no close has crossed it."""
+
+    def dies(request: RawRequest) -> Script:
+        return ok(request) if request.target == "/first" else Script([Wait(1.1)], End.RESET)
+
+    service = "health: {passive: {failures: 1, cooldown: 1m}}"
+    async with balanced(dies, service=service) as (_, gateway), await gateway.connect() as client:
+        assert (await client.request(get("/first"))).status == 200
+        assert (await client.request(request("POST", "/second", body=b"x"))).status == 502
+        assert (await client.request(get("/third"))).status == 503
+
+
 async def test_no_target_that_is_well_is_a_503_at_once_and_a_probe_brings_it_back() -> None:
     answers: list[Callable[[RawRequest], Script]] = [reset]
 
@@ -158,6 +189,46 @@ async def test_no_more_connections_than_allowed_and_the_rest_wait_their_turn() -
         assert [answer.status for answer in answers] == [200] * 12
         assert server.connections == 2
         assert len(server.requests) == 12
+
+
+def closes(request: RawRequest) -> Script:
+    return Script([Send(head(200, "Content-Length: 2", "Connection: close") + b"ok")], End.CLOSE)
+
+
+def until_close(request: RawRequest) -> Script:
+    return Script([Send(head(200, "Connection: close") + b"ok")], End.CLOSE)
+
+
+@pytest.mark.parametrize(("script", "answer"), [(closes, 200), (until_close, 200), (reset, 502)])
+async def test_a_connection_that_has_ended_makes_room_at_once(script: Scripted, answer: int) -> None:
+    """Not when somebody looks again: each of these would wait for that, and the last ones in vain."""
+    service, top = "max_connections: 1\nretries: 0", "overload: {max_wait: 1s}"
+    async with balanced(script, service=service, top=top) as (_, gateway):
+        answers = await asyncio.gather(*(gateway.get() for _ in range(12)))
+        assert [each.status for each in answers] == [answer] * 12
+
+
+async def test_who_waits_for_room_is_refused_when_nobody_is_well_any_more() -> None:
+    service = "max_connections: 1\nretries: 0\nread_timeout: 300ms\nhealth: {passive: {failures: 1, cooldown: 1m}}"
+    async with balanced(hangs, service=service, top="overload: {max_wait: 1m}") as (_, gateway):
+        answers = await asyncio.gather(*(gateway.get() for _ in range(4)))
+        assert [each.status for each in answers] == [504, 503, 503, 503]
+        assert UNAVAILABLE.encode() in answers[-1].body
+
+
+async def test_what_was_refused_while_it_waited_is_forgotten() -> None:
+    async with (
+        balanced(hangs, service="max_connections: 1", top="overload: {max_wait: 50ms}") as (servers, gateway),
+        await gateway.connect() as first,
+    ):
+        server = servers[0]
+        assert server is not None
+        first.send(get())
+        await eventually(lambda: server.requests)
+        answers = await asyncio.gather(*(gateway.get() for _ in range(20)))
+        assert [each.status for each in answers] == [503] * 20
+        (balancer,) = {gateway.plane.targets.balancer(service) for service in gateway.plane.snapshot.services}
+        await eventually(lambda: not balancer.queue)
 
 
 async def test_what_waits_too_long_for_a_slot_is_a_503() -> None:
@@ -220,6 +291,34 @@ async def test_the_upstream_s_time(script: Scripted, service: str, answer: int) 
                 await client.reader.readexactly(PATIENT)
         if answer != 200:
             assert 0.35 < time.monotonic() - began < 0.95
+
+
+async def test_the_whole_time_is_a_504_for_who_waits_for_room_too() -> None:
+    service = "max_connections: 1\ntotal_timeout: 300ms"
+    async with balanced(hangs, service=service, top="overload: {max_wait: 1m}") as (_, gateway):
+        answers = await asyncio.gather(*(gateway.get() for _ in range(3)))
+        assert [each.status for each in answers] == [504] * 3
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer"),
+    [(request("POST", "/", "Content-Length: 1000") + b"slowly", 504), (get("/endless"), 200)],
+    ids=["upload", "stream"],
+)
+async def test_what_takes_a_client_too_long_is_no_failure_of_its_upstream(begun: bytes, answer: int) -> None:
+    """Else a few slow clients would put a target out for everybody."""
+
+    def scripted(request: RawRequest) -> Script:
+        if request.target == "/endless":
+            return Script([Send(head(200, "Content-Type: text/event-stream") + b"data: 1\n\n")], End.HANG)
+        return ok(request) if request.method == "GET" else hangs(request)
+
+    service = "total_timeout: 200ms\nhealth: {passive: {failures: 1, cooldown: 1m}}"
+    async with balanced(scripted, service=service) as (_, gateway), await gateway.connect() as client:
+        client.send(begun)
+        assert (await client.head()).status == answer
+        await gateway.recorded(1)
+        assert (await gateway.get()).status == 200
 
 
 async def test_a_black_hole_is_a_504_and_another_target_is_tried() -> None:

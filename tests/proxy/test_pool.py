@@ -75,3 +75,14 @@ async def test_what_is_given_back_is_read_from_again() -> None:
         "pause_reading",
         "resume_reading",
     ]
+
+
+async def test_what_is_given_up_or_closed_takes_no_room() -> None:
+    pool, (connection,), _ = await opened()
+    attempt = pool.connect()
+    assert pool.busy == 2
+    attempt.cancel()
+    connection.close()
+    assert pool.busy == 0
+    await asyncio.sleep(0.01)
+    assert (pool.busy, pool.connections) == (0, set())

@@ -37,3 +37,11 @@ def test_what_was_long_ago_counts_no_more() -> None:
     assert sum(budget.spend() for _ in range(100)) == 20
     budget.move(1 + 3 * HALF)
     assert sum(budget.spend() for _ in range(100)) == RESERVE
+
+
+def test_what_was_spent_before_the_first_look_counts() -> None:
+    budget = RetryBudget()
+    budget.asked += 100
+    assert sum(budget.spend() for _ in range(100)) == 20
+    budget.move(100 * HALF)
+    assert not budget.spend()
