@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from gateway.core.answers import NOT_CACHED
 from gateway.core.context import Context, index_fields
 from gateway.core.decision import ALLOW, Decision, Deny, Pending
+from gateway.core.identity import Identity
 from gateway.core.path import PathError, canonical
 from gateway.core.ports import Clock, ResponseCache
 from policies._cache_body import Both, Collector, Ending
@@ -68,13 +69,18 @@ class Visit:
     resource's when the upstream was asked; `asked` what it asks of caches, `personal` whether it says on whose behalf
     it is made; `unsafe` that it may have changed the resource, until it is known; `stale` that something was found
     that is too old; `turns` how often it has followed; `flight` is the one that it leads, `collector` gathers the
-    body of its response.
+    body of its response; `identity` is whom the key was made for, `replaced` how many sets of headers had been
+    replaced when the upstream was asked.
     """
 
-    __slots__ = ("asked", "collector", "flight", "key", "moment", "personal", "primary", "resource", "stale", "turns",
-                 "unsafe")  # fmt: skip
+    __slots__ = ("asked", "collector", "flight", "identity", "key", "moment", "personal", "primary", "replaced",
+                 "resource", "stale", "turns", "unsafe")  # fmt: skip
 
-    def __init__(self, resource: str, key: str, asked: Asked | None, personal: bool, unsafe: bool) -> None:
+    def __init__(
+        self, resource: str, key: str, asked: Asked | None, personal: bool, unsafe: bool, identity: Identity | None
+    ) -> None:
+        self.identity = identity
+        self.replaced = 0
         self.resource = resource
         self.primary = key
         self.key = key
@@ -124,14 +130,14 @@ class Course:
         method = context.method
         if method not in self._methods or context.content_length != 0 or not _BYPASSED.isdisjoint(context.index):
             if method not in _SAFE:
-                context.caching = Visit(resource_of(context.host, context.path), "", None, False, True)
+                context.caching = Visit(resource_of(context.host, context.path), "", None, False, True, None)
             return self._go(context, "bypass")
         asked = asked_of(context.index)
         if asked is not None and asked.no_store and not asked.only_if_cached:
             return self._go(context, "bypass")
         recipe = self._recipe
         resource = resource_of(context.host, context.path)
-        visit = Visit(resource, recipe.primary(context), asked, recipe.personal(context), False)
+        visit = Visit(resource, recipe.primary(context), asked, recipe.personal(context), False, context.identity)
         return self._look(context, visit, context.now)
 
     def _look(self, context: Context, visit: Visit, now: float) -> Decision | Pending[Decision]:
@@ -193,7 +199,9 @@ class Course:
         if context.method == "GET":
             visit.moment = self._cache.moment(visit.resource)
             context.caching = visit
-        return self._go(context, "refresh" if visit.stale else "miss")
+        decision = self._go(context, "refresh" if visit.stale else "miss")
+        visit.replaced = len(context.replaced)
+        return decision
 
     def _go(self, context: Context, result: str) -> Decision:
         self._said(context, result)
@@ -262,6 +270,10 @@ class Course:
         """Begin to collect the body; False if this response may not be stored."""
         if status not in self._statuses or index.get(b"content-type", b"").lower().startswith(_ENDLESS):
             return False
+        if context.identity is not visit.identity and self._recipe.primary(context) != visit.primary:
+            return False  # changed while the request waited: this is no answer to those who have the key
+        if any(not names.isdisjoint(index) for names in context.replaced[visit.replaced :]):
+            return False  # another policy has just put something else in the place of what came
         received = self._clock.time()
         agreed = terms(index, self._ttl, context.now, received)
         if agreed is None or not self._is_for(context, visit, agreed):

@@ -6,8 +6,10 @@ be read out of it; its parts are told apart, so no two requests make one text.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from gateway.core.context import Context
 from gateway.core.http import CREDENTIALS, FORWARDED, IDENTITY, Kind, fold, request_name, tokens
@@ -30,6 +32,9 @@ _NEVER_THE_SAME: Final = frozenset({b"*", b"x-request-id", b"traceparent"})
 #: Most names of a `Vary` that are followed, and bytes of them.
 _MOST_NAMES: Final = 16
 _MOST_BYTES: Final = 512
+#: PHP reads these in a parameter's name as `_`.
+_UNDERSCORED: Final = bytes.maketrans(b" .[", b"___")
+_BRACKETS: Final = re.compile(rb"[\[\]]")
 
 
 class Recipe:
@@ -46,17 +51,37 @@ class Recipe:
         self._prefix = [service.encode(), route.encode(), ",".join(who).encode()]
         self._who = who
         self._headers = headers
-        self._parameters = parameters
+        self._parameters = frozenset([_plain(name.encode()) for name in parameters])
         self._memo = ("proxy-cache", who)
-        self._personal = PERSONAL.difference(headers)
+        self._keyed = frozenset([fold(name) for name in headers])
+        self._personal = PERSONAL - self._keyed
         #: True: a response that is for one user alone has a key that no other user has.
         self.is_for_one = "credential" in who or "consumer" in who
 
     def personal(self, context: Context) -> bool:
         """Does the upstream see a sign of who is asking that the key does not hold?"""
-        return not context.index.keys().isdisjoint(self._personal) and any(
-            name in context.index and name not in context.hidden for name in self._personal
-        )
+        if not self._personal.isdisjoint(map(fold, context.index)):
+            hidden = [fold(name) for name in context.hidden]
+            for name in context.index:
+                folded = fold(name)
+                if folded in self._personal and folded not in hidden:
+                    return True
+        return bool(context.upstream_lines) and self._moved(context)
+
+    def _moved(self, context: Context) -> bool:
+        """Has a policy put such a sign of the client's under another name, or another field of it under such a name?"""
+        index = context.index
+        for block in context.upstream_lines:
+            for line in block.split(b"\r\n"):
+                name, _, text = line.partition(b":")
+                value = text.strip(b" \t")
+                sign = fold(name) in self._personal
+                for other, given in index.items():
+                    if value and (given == value or (other in context.repeated and value in given)):
+                        folded = fold(other)
+                        if folded not in self._keyed and (sign or folded in self._personal):
+                            return True
+        return False
 
     def primary(self, context: Context) -> str:
         """The key of a request, before anything is known of a `Vary`."""
@@ -66,7 +91,7 @@ class Recipe:
             context.scheme.encode(),
             context.host.encode(),
             context.path.encode(),
-            self._query(context.query) if self._parameters else context.query,
+            self._selected(context) if self._parameters else context.query,
             b"" if identity is None or not self._who else self._caller(identity),
         ]
         parts += [index.get(name, b"") for name in _OUTSIDE]
@@ -74,7 +99,7 @@ class Recipe:
             if request_name(name)[0] == _TRUSTED:
                 parts += (name, index[name])
         for name in self._headers:
-            parts += (b"\x01", index[name]) if name in index else (b"", b"")
+            parts.append(self._selecting(name, context, True))
         return _digest(parts)
 
     def variant(self, primary: str, names: tuple[bytes, ...], context: Context) -> str | None:
@@ -86,32 +111,43 @@ class Recipe:
             return None
         parts = [primary.encode()]
         for name in names:
-            parts += (name, self._selecting(name, context))
+            parts += (name, self._selecting(name, context, False))
         return _digest(parts)
 
-    def _selecting(self, name: bytes, context: Context) -> bytes:
-        """What the upstream gets in the field of this name."""
+    def _selecting(self, name: bytes, context: Context, sent: bool) -> bytes:
+        """What the upstream gets in the field of this name, in any spelling that a server could fold into it, and,
+        where `sent` is true, what the client sent in it, too."""
         folded = fold(name)
         if folded in IDENTITY:
             return b"" if context.identity is None else context.identity.upstream_headers
-        value = context.index.get(name)
-        parts = [b"" if value is None or name in context.hidden else b"\x01" + value]
+        index = context.index
+        parts: list[bytes] = []
+        if sent or folded not in [fold(hidden) for hidden in context.hidden]:
+            # What Connection nominates ends at the gateway: who says so sends the upstream another request.
+            ended = tokens(index[b"connection"]) if b"connection" in index else ()
+            for spelling, value in index.items():
+                if fold(spelling) == folded:
+                    parts += (b"\x02" if spelling in ended else b"\x01", spelling, value)
         if folded in FORWARDED or folded == b"forwarded":
             parts.append(context.client.encode())
-        start = name + b":"
         for block in context.upstream_lines:
-            parts += [line for line in block.split(b"\r\n") if line.lower().startswith(start)]
+            parts += [line for line in block.split(b"\r\n") if fold(line.partition(b":")[0]) == folded]
         return b"\n".join(parts)
 
-    def _query(self, query: bytes) -> bytes:
-        """The parameters that count, in their order."""
-        from urllib.parse import unquote_plus
+    def _selected(self, context: Context) -> bytes:
+        """The parameters that count, as the client sent them and as the upstream gets them."""
+        sent = self._query(context.query)
+        given = context.upstream_query
+        return sent if given is None else sent + b"\n" + self._query(given)
 
+    def _query(self, query: bytes) -> bytes:
+        """The parameters that count, in their order, and whatever a server could take for one of them."""
+        counting = self._parameters
         return b"&".join(
             [
                 part
                 for part in query.split(b"&")
-                if unquote_plus(part.partition(b"=")[0].decode("latin-1")) in self._parameters
+                if any(not counting.isdisjoint(_readings(piece.partition(b"=")[0])) for piece in part.split(b";"))
             ]
         )
 
@@ -140,6 +176,18 @@ def _parts_of(identity: Identity, who: tuple[str, ...]) -> list[bytes]:
             text += f" consumer {consumer.id} {identity.user_id or ''}"
         parts.append(text.encode())
     return parts
+
+
+def _readings(written: bytes) -> tuple[bytes, bytes]:
+    """The names that servers may read in that of a parameter: some make no difference of case, PHP reads `my.a` as
+    `my_a` and `a[]` as `a`, qs reads `[a]` as `a`, and C ends at NUL."""
+    name = unquote_to_bytes(written.replace(b"+", b" ")).partition(b"\0")[0]
+    outermost = next(filter(None, _BRACKETS.split(name)), b"")
+    return _plain(name), _plain(outermost)
+
+
+def _plain(name: bytes) -> bytes:
+    return name.strip().lower().translate(_UNDERSCORED)
 
 
 def vary_names(index: dict[bytes, bytes]) -> tuple[bytes, ...]:

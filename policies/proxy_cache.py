@@ -87,13 +87,15 @@ class ProxyCache(Policy):
     otherwise: `consumer`, `groups` or `organization` in place of the credential (who has no organization counts as
     a consumer), or `none`, which shares it with everybody who may call the route. Authentication, limits and all
     other policies come first, on hits too. `header.NAME` is a further difference. `query.NAME` means that only the
-    parameters so named tell responses apart; without any, the query does, byte for byte. A change of a consumer's
-    groups makes other keys where the credential counts.
+    parameters so named tell responses apart; without any, the query does, byte for byte. Both count as the client
+    sent them and as the upstream gets them (after `request-transformer`), in any spelling that a server might take for
+    theirs. A change of a consumer's groups makes other keys where the credential counts.
 
     Where the upstream sees a sign of a person beside that (`Cookie`, an `Authorization` that the gateway does not
-    hide, `X-Authenticated-User-Token` and the like), a response is only shared if it says `public`, `s-maxage` or
-    `must-revalidate`; `vary_by: [credential, header.Cookie]` makes such a header part of the key instead.
-    `private` responses are stored only where the key holds the credential or the consumer, never on a public route.
+    hide, `X-Authenticated-User-Token` and the like, also under another name), a response is only shared if it says
+    `public`, `s-maxage` or `must-revalidate`; `vary_by: [credential, header.Cookie]` makes such a header part of the
+    key instead. `private` responses are stored only where the key holds the credential or the consumer, never on a
+    public route.
 
     **What.** GET alone, of the `statuses`; a HEAD is answered from it. Never: `no-store` and `no-cache`,
     `Set-Cookie`, `Vary: *`, event streams, requests with a body, `Range` or `Upgrade`, bodies that were cut or whose

@@ -228,6 +228,15 @@ def test_what_fits_no_more_is_refused_to_who_wants_only_that() -> None:
         ({"vary_by": ["query.a"]}, b"a=1&utm=2", b"utm=3&a=1", "Hit"),
         ({"vary_by": ["query.a"]}, b"a=1", b"%61=2", "Miss"),
         ({"vary_by": ["query.a"]}, b"a=1", b"%61=1", "Miss"),
+        # What some server takes for the parameter tells apart, too.
+        ({"vary_by": ["query.a"]}, b"utm=1;a=2", b"utm=1", "Miss"),
+        ({"vary_by": ["query.a"]}, b"A=2", b"", "Miss"),
+        ({"vary_by": ["query.a"]}, b"a[]=2", b"", "Miss"),
+        ({"vary_by": ["query.a"]}, b"[a]=2", b"", "Miss"),
+        ({"vary_by": ["query.a"]}, b"+a%00b=2", b"", "Miss"),
+        ({"vary_by": ["query.my_a"]}, b"my.a=2", b"", "Miss"),
+        ({"vary_by": ["query.f[a]"]}, b"f[a]=2", b"f[b]=2", "Miss"),
+        ({"vary_by": ["query.f[a]"]}, b"f[b]=1", b"f[b]=2", "Hit"),
     ],
 )
 def test_the_query(config: Mapping[str, Any], first: bytes, second: bytes, told: str) -> None:
@@ -389,6 +398,9 @@ def test_private_responses(vary_by: list[str], identity: Identity | None, stored
         (["credential", "header.Cookie"], {"Cookie": "a=1"}, (), "Hit"),
         (["none"], {"Cookie": "a=1"}, (), "Miss"),
         (["none", "header.cookie"], {"Cookie": "a=1"}, (), "Hit"),
+        (["none"], {"X_Auth_Token": "t"}, (), "Miss"),
+        (["none"], {"X_Auth_Token": "t"}, (b"x-auth-token",), "Hit"),
+        (["none", "header.X-Auth-Token"], {"X_Auth_Token": "t"}, (), "Hit"),
     ],
 )
 def test_a_sign_of_a_person_that_the_upstream_sees(
@@ -412,6 +424,85 @@ def test_a_header_of_the_key_tells_apart() -> None:
         "Hit",
         "Miss",
     ]
+    assert route.status(route.context()) == "Miss"
+
+
+@pytest.mark.parametrize("vary", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        # What Connection nominates never reaches the upstream, which answers as if nothing had been said.
+        ([("X-Lang", "de"), ("Connection", "x-lang")], [("X-Lang", "de")], "Miss"),
+        ([("X-Lang", "de")], [("X-Lang", "de"), ("Connection", "x-lang")], "Miss"),
+        # CGI and WSGI servers read this as X-Lang.
+        ([("X_Lang", "de")], [], "Miss"),
+        ([("X_Lang", "de")], [("X_Lang", "en")], "Miss"),
+        ([("X-Lang", "de"), ("X_Lang", "en")], [("X-Lang", "de")], "Miss"),
+        ([("X-Lang", "de"), ("Connection", "x-other")], [("x-lang", "de")], "Hit"),
+    ],
+)
+def test_a_header_that_tells_apart_is_read_as_any_upstream_would(
+    vary: bool, first: list[tuple[str, str]], second: list[tuple[str, str]], told: str
+) -> None:
+    route = Route({"vary_by": ["none"] if vary else ["none", "header.X-Lang"]})
+    route.fetch(route.context(headers=first)).answer(headers={"Vary": "X-Lang"} if vary else {})
+    assert route.status(route.context(headers=second)) == told
+
+
+#: What an earlier policy made of a request: names that it hid, lines that it wrote, the query that it left.
+Made = tuple[tuple[bytes, ...], bytes, bytes | None]
+
+
+@pytest.mark.parametrize(
+    ("vary_by", "client", "made", "other", "told"),
+    [
+        # The client's own credential under another name, or another field of it as its credential: nobody else's.
+        ("none", {"X-LMS": "t1"}, ((b"x-lms",), b"Authorization: t1", None), None, "Miss"),
+        ("none", {"X-User-Token": "t1"}, ((b"x-user-token",), b"X-LMS: t1", None), None, "Miss"),
+        (["none", "header.X-LMS"], {"X-LMS": "t1"}, ((b"x-lms",), b"Authorization: t1", None), None, "Hit"),
+        # The gateway's own is everybody's.
+        ("none", {"Authorization": "k"}, ((b"authorization",), b"Authorization: ours", None), None, "Hit"),
+        ("none", {"X-Lang": "de"}, ((b"x-lang",), b"X-Language: de", None), None, "Hit"),
+        # What tells apart does so as it was sent and as it arrives.
+        (["none", "header.B"], {"A": "1"}, ((b"a",), b"B: 1", None), ((b"a",), b"B: 2", None), "Miss"),
+        (["none", "header.B"], {"A": "1"}, ((b"a",), b"B: 1", None), ((b"a",), b"B: 1", None), "Hit"),
+        (["none", "query.b"], {}, ((), b"", b"b=1"), ((), b"", b"b=2"), "Miss"),
+        (["none", "query.b"], {}, ((), b"", b"b=1"), ((), b"", b"b=1&c=2"), "Hit"),
+    ],
+)
+def test_what_earlier_policies_make_of_a_request(
+    vary_by: Any, client: Headers, made: Made, other: Made | None, told: str
+) -> None:
+    route = Route({"vary_by": vary_by})
+
+    def context(hidden: tuple[bytes, ...], line: bytes, query: bytes | None) -> Context:
+        request = route.context(headers=client, identity=ANN)
+        request.hidden += hidden
+        request.upstream_lines += [line + b"\r\n"] if line else []
+        request.upstream_query = query
+        return request
+
+    route.fetch(context(*made)).answer()
+    assert route.status(context(*(other or made))) == told
+
+
+def test_who_was_regrouped_while_waiting_leaves_nothing_to_the_old_group() -> None:
+    route = Route({"vary_by": ["groups"]})
+    fetch = route.fetch(route.context(identity=ANN))
+    fetch.context.identity = PROMOTED  # as `auth` found when it was asked again
+    fetch.answer()
+    assert route.status(route.context(identity=BOB)) == "Miss"
+    fetch = route.fetch(route.context(identity=ANN))
+    fetch.context.identity = BOB
+    fetch.answer()
+    assert route.status(route.context(identity=ANN)) == "Hit"
+
+
+def test_what_another_policy_replaces_is_not_stored() -> None:
+    route = Route()
+    fetch = route.fetch(route.context())
+    fetch.context.replaced += (frozenset({b"location"}),)
+    fetch.answer(301, {"Location": "/?secret"})
     assert route.status(route.context()) == "Miss"
 
 
