@@ -141,8 +141,12 @@ class Downstream:
 
     def eof_received(self) -> bool:
         exchange = self.exchange
-        if self._life != OPEN or exchange is None:
+        if self._life != OPEN:
             return False
+        if exchange is None:
+            # Requests that wait until it reads the answers before theirs are answered yet.
+            self._half_closed = self._blocked and END in self._inbox
+            return self._half_closed
         if exchange.reader is not None and not exchange.reader.done:
             exchange.client_gone()
             self.exchange = None
@@ -161,6 +165,8 @@ class Downstream:
     def _grace(self, exchange: Exchange) -> None:
         """The exchange of a client that has closed its side: its answer must begin soon."""
         self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
+        if exchange.state == WAITING:
+            return  # its body lies in the inbox
         if END not in self._inbox:
             self._inbox = b""
             exchange.close = True
@@ -190,7 +196,7 @@ class Downstream:
         exchange = self.exchange
         if exchange is not None:
             self.deadline = 0
-            if self._uploading(exchange):
+            if self._uploading(exchange) and not self._paused:
                 self._wait_for_body()
             exchange.download_flowing()
             return
@@ -264,6 +270,9 @@ class Downstream:
                 self._grace(exchange)  # after it has taken its body from the inbox
         self._pumping = False
         if self.exchange is None and self._life == OPEN and not self._blocked:
+            if self._half_closed:
+                self._close()
+                return
             self._heading = False
             self.deadline = monotonic_ns() + plane.snapshot.timeouts.idle
 
@@ -273,6 +282,7 @@ class Downstream:
         if exchange is None or exchange.state != WAITING:
             return
         exchange.state = DECIDING
+        self.resume()  # what the body is held by pauses again when it has enough
         if exchange.head.framing:
             self._wait_for_body()
         try:

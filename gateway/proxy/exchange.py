@@ -341,7 +341,11 @@ class Exchange:
                     response.lines[at] + b"\r\n" for at, lower in response.special if lower == b"trailer"
                 ]
         current = self.reader
-        if current is not None and not current.done and last:
+        if (
+            current is not None
+            and not current.done
+            and (last or (head.expects and not (self.continued or self.received)))
+        ):
             # Answered before the body was read: what is left of it would be taken for the next request.
             self.close = self.close or not self._drainable()
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.proxy import downstream
-from tests.integration.gateways import get, request, routed, running_gateway
+from tests.integration.gateways import eventually, get, request, routed, running_gateway
 from tests.integration.programs import Program, running_program
 from upstream_stub.misbehaviours import head
 
@@ -151,6 +151,31 @@ async def test_both_directions_at_once() -> None:
         await client.head()
         assert await read(client.reader, size) == size
         await writing
+
+
+async def test_a_client_whose_body_nobody_reads_is_not_called_slow_once_it_reads_on() -> None:
+    """An upstream that answers before it reads: that the client's body stands still is not the client's doing."""
+    size = 8 * MEBIBYTE
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head(200, f"Content-Length: {size + len(PIECE)}"))
+        await write(writer, size)
+        await asyncio.sleep(1)
+        await write(writer, len(PIECE))
+        await read(reader, size * 4)
+
+    async with (
+        served(answer) as url,
+        running_gateway(routed(url, limits="{body_timeout: 300ms}")) as gateway,
+        await gateway.connect(limit=1024) as client,
+    ):
+        client.send(request("POST", "/", f"Content-Length: {size * 4}"))
+        writing = asyncio.create_task(write(client.writer, size * 4))
+        await eventually(lambda: any(connection.blocked() for connection in gateway.plane.downstreams))
+        await client.head()
+        assert await read(client.reader, size + len(PIECE)) == size + len(PIECE)
+        writing.cancel()
 
 
 async def test_a_reader_slower_than_the_patience_of_a_close_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,19 @@ async def test_a_half_closed_client_gets_the_answers_to_all_that_it_asked() -> N
         assert await client.ended() == "closed"
 
 
+async def test_a_half_closed_client_that_reads_late_gets_the_answers_to_all_that_it_asked() -> None:
+    def large(request: RawRequest) -> Script:
+        return Script([Send(head(200, "Content-Length: 60000") + bytes(60_000))], End.KEEP)
+
+    async with proxied(large) as (_upstream, gateway), await gateway.connect(limit=1024) as client:
+        client.send(get("/") * 200)
+        await eventually(lambda: any(connection.blocked() for connection in gateway.plane.downstreams))
+        client.writer.write_eof()
+        await asyncio.sleep(0.05)
+        assert [len((await client.response()).body) for _ in range(200)] == [60_000] * 200
+        assert await client.ended() == "closed"
+
+
 async def test_a_half_closed_client_is_not_waited_for_long() -> None:
     async with proxied(silent) as (upstream, gateway):
         async with await gateway.connect() as client:

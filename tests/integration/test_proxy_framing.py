@@ -356,9 +356,12 @@ async def test_expect_100_continue_is_relayed() -> None:
         await eventually(lambda: upstream.requests[0].body == bytearray(b"body"))
 
 
-async def test_expect_100_continue_answered_with_a_final_status() -> None:
+@pytest.mark.parametrize(
+    "steps", [[Send(head(417, "Content-Length: 0"))], [Send(head(417, "Content-Length: 2")), Wait(0.05), Send(b"no")]]
+)
+async def test_expect_100_continue_answered_with_a_final_status(steps: list[Send | Wait]) -> None:
     """Whether the client sends its body is then its own affair: the connection cannot be used again."""
-    async with proxied(says(head(417, "Content-Length: 0"))) as (_, gateway), await gateway.connect() as client:
+    async with proxied(lambda _: Script([*steps], End.KEEP)) as (_, gateway), await gateway.connect() as client:
         response = await client.request(request("PUT", "/", "Expect: 100-continue", "Content-Length: 4"))
         assert (response.status, response.headers["connection"]) == (417, "close")
         assert await client.ended() == "closed"

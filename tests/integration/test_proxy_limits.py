@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.integration.gateways import Client, Gateway, eventually, get, proxied, request
+from tests.integration.gateways import Client, Gateway, chunked, eventually, get, proxied, request
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest
 from upstream_stub.steps import End, Script, Send
@@ -17,6 +17,10 @@ OVERLOADED = b"Service overloaded"
 
 def ok(request: RawRequest) -> Script:
     return Script([Send(head(200, "Content-Length: 2") + b"ok")], End.KEEP)
+
+
+def silent(request: RawRequest) -> Script:
+    return Script([], End.HANG)
 
 
 def huge(request: RawRequest) -> Script:
@@ -138,6 +142,26 @@ async def test_what_has_waited_too_long_gets_a_fast_503(body: bytes) -> None:
         else:
             await eventually(lambda: not gateway.plane.overload.crowded)
             assert (await client.request(get())).status == 200
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request("POST", "/", body=b"zzz"),
+        # More than an inbox holds, and hardly any payload.
+        request("POST", "/", "Transfer-Encoding: chunked") + chunked(*[b"z"] * 80_000),
+    ],
+    ids=["length", "chunks"],
+)
+async def test_a_body_that_came_while_its_request_waited_is_forwarded(sent: bytes, closes: bool) -> None:
+    async with proxied(silent) as (upstream, gateway):
+        (client,) = await crowd(gateway, 1)
+        gateway.plane.overload.hold(Standstill(gateway))
+        client.send(sent)
+        if closes:
+            client.writer.write_eof()
+        await eventually(lambda: upstream.requests and upstream.requests[0].body.count(b"z") == sent.count(b"z"))
 
 
 async def test_a_client_that_leaves_a_crowd_is_forgotten() -> None:
