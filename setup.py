@@ -80,7 +80,7 @@ if os.environ.get("POSTERN_COMPILE") == "1":
 
     from gateway.compiled import write_manifest
 
-    modules = mypycify([*COMPILED], opt_level="3", strip_asserts=False, group_name="gateway.hot")
+    modules = mypycify([*COMPILED], opt_level="3", debug_level="0", strip_asserts=False, group_name="gateway.hot")
     write_manifest(ROOT, COMPILED)
 else:
     modules = []
