@@ -158,28 +158,28 @@ class QuerySteps:
                 context.upstream_query = self._unmet
             return
         watched = self._watched
-        # What is hidden is dropped when the request is written; until then it has no name that a step could know.
+        # What is hidden has no name that a step could know.
         hidden = {name.encode("utf-8") for name in context.hidden_query}
-        parameters: list[tuple[bytes | None, bytes]] = []
+        parameters: list[tuple[bytes, bytes]] = []
         met = False
         for parameter in query.split(b"&"):
             name = _name_of(parameter)
             if name in hidden:
-                parameters.append((None, parameter))
                 continue
             met = met or name in watched
             parameters.append((name, parameter))
-        if not met:
-            if self._unmet:
-                context.upstream_query = query + b"&" + self._unmet
+        if met:
+            changed, parameters = self._run(parameters)
+            if not changed:
+                return
+        elif not self._unmet:
             return
-        changed, parameters = self._run(parameters)
-        if changed:
-            context.upstream_query = b"&".join([parameter for _, parameter in parameters])
+        kept = [parameter for _, parameter in parameters]
+        context.upstream_query = b"&".join(kept if met or not self._unmet else [*kept, self._unmet])
+        # It is gone: what has its name from now on is what a step put in.
+        context.hidden_query = ()
 
-    def _run(
-        self, parameters: list[tuple[bytes | None, bytes]]
-    ) -> tuple[bool, list[tuple[bytes | None, bytes]]]:  # fmt: skip
+    def _run(self, parameters: list[tuple[bytes, bytes]]) -> tuple[bool, list[tuple[bytes, bytes]]]:
         """Whether anything became of them, and what."""
         changed = False
         for kind, name, new, written in self._steps:
@@ -196,7 +196,7 @@ class QuerySteps:
                     if each == name
                     else (each, parameter)
                     for each, parameter in parameters
-                    if each in (None, name) or each != new
+                    if each == name or each != new
                 ]
             else:
                 parameters = _replaced(parameters, name, written)
@@ -210,11 +210,9 @@ def _name_of(parameter: bytes) -> bytes:
     return unquote_to_bytes(name.replace(b"+", b" ")) if b"%" in name or b"+" in name else name
 
 
-def _replaced(
-    parameters: list[tuple[bytes | None, bytes]], name: bytes, written: bytes
-) -> list[tuple[bytes | None, bytes]]:
+def _replaced(parameters: list[tuple[bytes, bytes]], name: bytes, written: bytes) -> list[tuple[bytes, bytes]]:
     """The first parameter of a name with another text, without the others of that name."""
-    kept: list[tuple[bytes | None, bytes]] = []
+    kept: list[tuple[bytes, bytes]] = []
     done = False
     for entry in parameters:
         if entry[0] != name:

@@ -6,8 +6,9 @@ ours; a held token is a plain call; a token is in the upstream's lines and nowhe
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes, quote_plus, unquote_to_bytes
 
 from gateway.core.answers import ISSUER_UNAVAILABLE
 from gateway.core.context import Context
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _END: Final = b"\r\n"
 #: PHP reads these in a parameter's name as `_`.
 _UNDERSCORED: Final = bytes.maketrans(b" .[", b"___")
+_BRACKETS: Final = re.compile(rb"[\[\]]")
+_ESCAPE: Final = re.compile(rb"%[0-9A-F]{2}")
 
 
 def put_line(context: Context, lower: bytes, line: bytes) -> None:
@@ -55,6 +58,8 @@ class FixedParameter:
         self._parameter = (
             f"{quote_from_bytes(name.encode('ascii'), safe='')}={quote_from_bytes(value, safe='')}".encode()
         )
+        #: The parameter as a URL may hold it, and the same without its value.
+        self._written = _spellings(name.encode("ascii"), value)
 
     def check(self, context: Context) -> Decision:
         """`ALLOW`; leaves the query in the context."""
@@ -64,6 +69,19 @@ class FixedParameter:
             # The client's key stood there, and is gone; what is hidden from now on would be ours.
             context.hidden_query = tuple(name for name in context.hidden_query if name != self._name)
         return ALLOW
+
+    def on_response_head(self, context: Context, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """A redirect repeats what was asked for, our parameter included: the client gets that without its value."""
+        named = {name.lower() for name, value in fields if any(written in value for written in self._written)}
+        if named:
+            context.answer_lines += [name + b": " + self._emptied(value) + _END for name, value in fields
+                                     if name.lower() in named]  # fmt: skip
+            context.replaced += (frozenset(named),)
+
+    def _emptied(self, value: bytes) -> bytes:
+        for written, empty in self._written.items():
+            value = value.replace(written, empty)
+        return value
 
     def replaced(self, query: bytes) -> bytes:
         """A query with our parameter in place of every one that a server could take for it; the rest byte for byte."""
@@ -83,9 +101,24 @@ class FixedParameter:
         name = unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
         if _folded(name) == self._folded:
             return True
-        # PHP makes an array of `name[x]`.
-        head, bracket, _ = name.partition(b"[")
-        return bool(bracket) and _folded(head) == self._folded
+        # PHP makes an array of `name[x]`, and qs reads `[name]` as `name`.
+        return b"[" in name and _folded(next(filter(None, _BRACKETS.split(name.strip())), b"")) == self._folded
+
+
+def _spellings(name: bytes, value: bytes) -> dict[bytes, bytes]:
+    """How `name=value` may be written in a URL, or within another parameter of one, and the same without the value."""
+    spellings: dict[bytes, bytes] = {}
+    for encoded in (value, quote_from_bytes(value, safe="").encode(), quote_plus(value).encode()):
+        plain = name + b"=" + encoded
+        within = quote_from_bytes(plain, safe="").encode()
+        spellings |= {plain: name + b"=", within: within.removesuffix(quote_from_bytes(encoded, safe="").encode())}
+    return spellings | {
+        _ESCAPE.sub(_lower, written): _ESCAPE.sub(_lower, empty) for written, empty in spellings.items()
+    }
+
+
+def _lower(escape: re.Match[bytes]) -> bytes:
+    return escape[0].lower()
 
 
 def _folded(name: bytes) -> bytes:

@@ -273,9 +273,10 @@ class RequestTransformer(Policy):
 
     Header names are compared as the loosest server would read them: case makes no difference, nor does `_` for `-`, so
     that `X_School` is removed, replaced or renamed with `X-School`.  All lines of a repeated header are meant.
-    A header that another policy keeps from the upstream (a key that `auth` hides) is not there for any step: renaming
-    it moves nothing, and adding it, `Authorization` for example, puts in the LMS's own.  What the gateway itself writes
-    (`Host`, `X-Consumer-*`, `X-Forwarded-*`, `X-Request-ID`, framing) and what ends at each hop cannot be named.
+    A header or parameter that another policy keeps from the upstream (a key that `auth` hides) is not there for any
+    step: renaming it moves nothing, and adding it, `Authorization` for example, puts in the LMS's own.  What the
+    gateway itself writes (`Host`, `X-Consumer-*`, `X-Forwarded-*`, `X-Request-ID`, framing) and what ends at each hop
+    cannot be named.
 
     Parameter names are compared decoded (`%61` and `a` are one) and exactly; parameters that no step names go on byte
     for byte and in their order, and where none is left the `?` goes too.  Only `&` separates parameters.

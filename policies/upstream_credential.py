@@ -168,7 +168,8 @@ class UpstreamCredential(Policy):
     """Send the LMS a credential of its own, in place of the client's.
 
     Takes exactly one of `header`, `basic`, `query` and `client-credentials`. What the client sent under the same
-    name never reaches the LMS. Secrets belong into `${NAME}` or `${file:PATH}`; they appear in no log and no answer.
+    name never reaches the LMS. Secrets belong into `${NAME}` or `${file:PATH}`; they appear in no log and no answer:
+    where the LMS repeats the query parameter in a header (a redirect), the client gets it without its value.
 
     A token of `client-credentials` is fetched when a request first needs it, once however many wait, and shared by
     all routes with the same settings. It is renewed in the background once four fifths of its life are over, and
@@ -206,7 +207,7 @@ class UpstreamCredential(Policy):
 
     def __init__(self, config: Config, environment: Environment) -> None:
         self._way = _way(config, environment)
-        if isinstance(self._way, FetchedToken):
+        if not isinstance(self._way, FixedHeader):
             # There only where somebody listens: the data plane calls no other.
             self.on_response_head = self._way.on_response_head
 

@@ -99,6 +99,10 @@ def public_but_closed(config: Config) -> Iterator[Problem]:
             yield Problem(path, f"is public (auth: none) and has {words}")
 
 
+#: In a `vary_by`, these part one organization's callers from another's.
+_NAME_AN_ORGANIZATION = frozenset({"credential", "consumer", "organization"})
+
+
 def organization_without_capture(config: Config) -> Iterator[Problem]:
     """A route whose organization stands in a capture that one of its paths has not: that path lets nobody in."""
     rules = PathRules(config.paths.encoded_slash, config.paths.merge_slashes)
@@ -134,6 +138,20 @@ def organization_overwritten(config: Config) -> Iterator[Problem]:
                 yield Problem(path, f"its request-transformer ({step}) writes {match} after organization has judged it")
 
 
+def organizations_share_responses(config: Config) -> Iterator[Problem]:
+    """A cache that gives one organization what another was answered, where `organization` keeps them apart."""
+    for path, _, settings in _routes(config):
+        match = str(getattr(settings.get("organization"), "match", ""))
+        kind, _, name = match.partition(".")
+        vary_by = getattr(settings.get("proxy-cache"), "vary_by", ())
+        counts = {value if value.startswith("query.") else value.lower() for value in vary_by}
+        whole_query = not any(value.startswith("query.") for value in counts)
+        told = kind == "path" or (kind == "query" and whole_query)
+        everybody = "none" in counts or ("groups" in counts and counts.isdisjoint(_NAME_AN_ORGANIZATION))
+        if name and everybody and not told and (match if kind == "query" else match.lower()) not in counts:
+            yield Problem(path, f"its proxy-cache gives one organization's answers to others: vary_by lacks {match}")
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     shadowed_routes,
     idle_consumers,
@@ -141,6 +159,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     public_but_closed,
     organization_without_capture,
     organization_overwritten,
+    organizations_share_responses,
 )
 
 

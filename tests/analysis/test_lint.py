@@ -114,3 +114,24 @@ def test_an_organization_that_is_overwritten(match: str, transformer: str, step:
     )
     text = f"{ROUTE}: its request-transformer ({step}) writes {match} after organization has judged it"
     assert found == ([text] if step else [])
+
+
+@pytest.mark.parametrize(
+    ("match", "vary_by", "shared"),
+    [
+        ("header.X-Org", "none", True),
+        ("header.X-Org", "groups", True),
+        ("header.X-Org", "[none, header.x-org]", False),
+        ("header.X-Org", "[groups, organization]", False),
+        ("header.X-Org", "[header.X-Lang]", False),  # the credential counts, too
+        ("header.X-Org", "[credential]", False),
+        ("query.org", "none", False),  # as the whole query does
+        ("query.org", "[none, query.page]", True),
+        ("query.org", "[none, query.page, query.org]", False),
+        ("path.org", "none", False),
+    ],
+)
+def test_organizations_that_share_responses(match: str, vary_by: str, shared: bool) -> None:
+    policies = f"organization: {{match: {match}}}, proxy-cache: {{vary_by: {vary_by}}}"
+    text = f"{ROUTE}: its proxy-cache gives one organization's answers to others: vary_by lacks {match}"
+    assert lints(routes(f"name: r, paths: ['/{{org}}'], policies: {{{policies}}}")) == ([text] if shared else [])

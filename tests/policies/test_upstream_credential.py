@@ -23,7 +23,7 @@ from gateway.core.policy import Policy
 from gateway.core.ports import ClientCredentialsGrant
 from policies._upstream_credential_ways import FixedParameter
 from policies.upstream_credential import UpstreamCredential
-from tests.policies.helpers import decide, make_context, make_environment, make_policy, upstream_lines
+from tests.policies.helpers import answer_lines, decide, make_context, make_environment, make_policy, upstream_lines
 
 OPEN_EDX: dict[str, Any] = {
     "token_url": "http://lms:8000/oauth2/access_token",
@@ -116,6 +116,7 @@ MOODLE = {"query": {"value": "s3cret"}}
         (b"wstoken%00x=mine", b"wstoken=s3cret"),
         (b"wstoken[]=mine", b"wstoken=s3cret"),
         (b"wstoken%5Bx%5D=mine", b"wstoken=s3cret"),
+        (b"[wstoken]=mine&%5Bwstoken%5D[a]=mine", b"wstoken=s3cret"),
         (b"a=1;wstoken=mine;b=2", b"a=1;b=2&wstoken=s3cret"),
         (b"wstoken=mine;wstoken=yours", b"wstoken=s3cret"),
         # What is not the parameter stays as it is, byte for byte.
@@ -132,6 +133,29 @@ def test_a_query_parameter(query: bytes, sent: bytes) -> None:
     assert not context.hidden
     assert not context.hidden_query
     assert not context.upstream_lines
+
+
+@pytest.mark.parametrize(
+    ("value", "sent", "got"),
+    [
+        ("s3cret", "https://lms/a?b=1&wstoken=s3cret#c", "https://lms/a?b=1&wstoken=#c"),
+        ("s3cret", "/login?next=%2Fa%3Fwstoken%3Ds3cret%26b", "/login?next=%2Fa%3Fwstoken%3D%26b"),
+        ("s3cret", "/login?next=%2fa%3fwstoken%3ds3cret", "/login?next=%2fa%3fwstoken%3d"),
+        ("a /\u00e4", "/?wstoken=a%20%2F%C3%A4", "/?wstoken="),
+        ("a /\u00e4", "/?wstoken=a+%2f%c3%a4", "/?wstoken="),
+        ("a /\u00e4", "/?next=wstoken%3Da%2520%252F%25C3%25A4", "/?next=wstoken%3D"),
+        ("a/b", "/?wstoken=a/b", "/?wstoken="),
+        ("s3cret", "https://lms/s3cret", None),
+    ],
+)
+def test_a_redirect_does_not_tell_it(value: str, sent: str, got: str | None) -> None:
+    context = make_context()
+    policy = make_policy(UpstreamCredential, {"query": {"value": value}})
+    fields = [(b"Link", b"</a>"), (b"Location", sent.encode()), (b"Date", b"now"), (b"location", b"/b")]
+    policy.on_response_head(context, 302, fields)  # type: ignore[attr-defined]
+    expected = [] if got is None else [f"Location: {got}", "location: /b"]
+    assert answer_lines(context) == expected
+    assert context.replaced == (() if got is None else (frozenset({b"location"}),))
 
 
 @pytest.mark.parametrize("query", [b"lms_token=a", b"lms.token=a", b"lms[token=a", b"lms%20token=a", b"lms+token=a"])
