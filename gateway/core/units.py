@@ -30,6 +30,10 @@ _SIZE_UNITS = {
 _RATE = re.compile(r"(\d+)\s*/\s*(?:(second|minute|hour|day)|(\d+)\s*(s|m|h|d))")
 _RATE_WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
+#: The longest duration that a setting can have, in seconds (a hundred years), and the largest size, in bytes.
+MAX_DURATION = 36_500 * 86400
+MAX_SIZE = 1 << 62
+
 #: The longest window that can be counted, in seconds.
 MAX_WINDOW = 366 * 86400
 
@@ -42,7 +46,10 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 500ms, 5s, 10m, 1h or 90d")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
+    seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    if seconds > MAX_DURATION:
+        raise ValueError("a duration must be at most 36500d")
+    return seconds
 
 
 def parse_size(text: str) -> int:
@@ -50,7 +57,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 64KiB, 1MB or 4096")
-    return int(float(match[1]) * _SIZE_UNITS[(match[2] or "").lower()])
+    size = float(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
+    if size > MAX_SIZE:
+        raise ValueError("a size must be at most 4194304TiB")
+    return int(size)
 
 
 @dataclass(frozen=True)

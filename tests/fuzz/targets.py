@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tests.fuzz import forwarding, http, values
-from tests.integration.malformed_responses import ROWS
+from tests.integration.malformed_responses import ROWS, Sees
+from tests.proxy import strict
 from tests.proxy.corpus import CODINGS, HOSTS, TARGETS, named, numbered
 
 
@@ -29,18 +30,23 @@ def _some(cases: Iterable[bytes], most: int) -> tuple[bytes, ...]:
     return tuple(short[:: max(1, len(short) // most)])
 
 
-_CASES = [case.raw for case in numbered(named())]
-_BODIES = [raw.partition(b"\r\n\r\n")[2] for raw in _CASES]
+# Legal ones first: an edit of what is illegal is seldom legal, and shows little.
+_ALL = [case.raw for case in numbered(named())]
+_LEGAL = [raw for raw in _ALL if strict.read_all(raw)[0] and len(raw) < 2000]
+_CASES = (*_some(_LEGAL, 250), *_some(_ALL, 50))
+_BODIES = [raw.partition(b"\r\n\r\n")[2] for raw in _LEGAL if b"chunked" in raw.lower()]
+_RESPONSES = [b"".join(row.pieces) for row in ROWS if row.sees is not Sees.BAD_GATEWAY]
+_REFUSED = [b"".join(row.pieces) for row in ROWS if row.sees is Sees.BAD_GATEWAY]
 _HTTP_WORDS = (b"\r\n", b"\r\n\r\n", b": ", b"HTTP/1.1", b"HTTP/1.0", b"Host: ", b"Content-Length: ", b"Connection: ",
                b"Transfer-Encoding: chunked", b"0\r\n\r\n", b"5\r\nhello\r\n", b"Trailer: ", b"TE: trailers",
                b"X-Consumer-ID: ", b"X_Consumer_ID: ", b"Expect: 100-continue", b"Upgrade: websocket",
                *CODINGS[1:9])  # fmt: skip
 
 TARGETS_BY_NAME: dict[str, Target] = {
-    "request": Target(http.request, _some(_CASES, 300), _HTTP_WORDS),
-    "request-head": Target(http.request_head_begun, _some(_CASES, 100), _HTTP_WORDS),
-    "forwarded-request": Target(forwarding.forwarded, _some(_CASES, 200), _HTTP_WORDS),
-    "response": Target(http.response, _some([b"".join(row.pieces) for row in ROWS], 200), _HTTP_WORDS),
+    "request": Target(http.request, _CASES, _HTTP_WORDS),
+    "request-head": Target(http.request_head_begun, _CASES, _HTTP_WORDS),
+    "forwarded-request": Target(forwarding.forwarded, _CASES, _HTTP_WORDS),
+    "response": Target(http.response, (*_some(_RESPONSES, 150), *_some(_REFUSED, 50)), _HTTP_WORDS),
     "chunked": Target(
         http.chunked,
         tuple(b"\x07" + body for body in _some(_BODIES, 200)),
@@ -133,7 +139,7 @@ TARGETS_BY_NAME: dict[str, Target] = {
     ),
     "units": Target(
         values.units,
-        (b"500ms", b"64KiB", b"600/minute", b"20/30s", b"10.0.0.0/8", b"::/0"),
+        (b"500ms", b"64KiB", b"600/minute", b"20/30s", b"10.0.0.0/8", b"::/0", b"9" * 400 + b"KiB", b"9" * 400 + b"s"),
         (b"/", b"KiB", b"9" * 400),
     ),
     "config": Target(values.config, values.CONFIGS, values.CONFIG_WORDS),
