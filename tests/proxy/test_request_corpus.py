@@ -5,8 +5,10 @@ Each case is read twice, cold and with its lines remembered; the sockets' part i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
+import httptools
 import pytest
 
 from gateway.proxy.lines import forget_lines
@@ -40,3 +42,51 @@ def test_we_read_the_corpus_as_a_strict_reader_does(make: Callable[[], Iterator[
     assert len(cases) > 2000
     wrong = differences(cases)
     assert not wrong, f"{len(wrong)} of {len(cases)}\n" + "\n".join(wrong[:20])
+
+
+#: Methods that llhttp knows and treats as any other; the rest is never fed to it.
+LISTED = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS", b"PATCH")
+#: Legal, and refused by llhttp: space around what a chunk-extension is made of, tabs behind `chunked`.
+STRICTER = re.compile(
+    rb"\n[0-9A-Fa-f]+[ \t]*;[^\r\n]*[ \t][^\r\n]*\r\n|\n[0-9A-Fa-f]+[ \t]+;|;[^\r\n]*[\x80-\xff]|\t\r\n"
+)
+
+FRAMING = {b"content-length", b"transfer-encoding"}
+
+
+class Heard:
+    """What llhttp says of one connection."""
+
+    def __init__(self) -> None:
+        self.fields: list[list[tuple[bytes, bytes]]] = []
+        self.bodies: list[bytes] = []
+
+    def on_message_begin(self) -> None:
+        self.fields.append([])
+        self.bodies.append(b"")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields[-1].append((name, value.rstrip(b" \t")))
+
+    def on_body(self, piece: bytes) -> None:
+        self.bodies[-1] += piece
+
+
+def test_llhttp_reads_alike_what_we_take() -> None:
+    """We may be stricter, never laxer: whoever reads as llhttp does sees the same fields and bodies."""
+    compared = 0
+    for case in [*numbered(named()), *numbered(spoiled())]:
+        found, status, waiting = ours.read_all(case.raw)
+        listed = all(request.method in LISTED for request in found)
+        if not found or status or waiting or not listed or not found[-1].persists or STRICTER.search(case.raw):
+            continue
+        if {name.lower() for request in found for name, _ in request.trailers} & FRAMING:
+            continue  # we read these behind a body, and pass them to nobody
+        heard = Heard()
+        parser = httptools.HttpRequestParser(heard)
+        parser.feed_data(case.raw)
+        # Trailers come by the same callback as fields.
+        assert heard.fields == [[*request.fields, *request.trailers] for request in found], case.name
+        assert heard.bodies == [request.body for request in found], case.name
+        compared += 1
+    assert compared > 1500
