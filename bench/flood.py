@@ -48,10 +48,14 @@ class Phase:
 
 @dataclass
 class Tally:
-    """What happened: one entry of each array an answered request, in the order of the answers."""
+    """What happened: one entry of each array an answered request, in the order of the answers.
+
+    `latency` counts from when the request was due, `accepted` from when it had a connection to go on.
+    """
 
     due: array[int] = field(default_factory=lambda: array("q"))
     latency: array[int] = field(default_factory=lambda: array("q"))
+    accepted: array[int] = field(default_factory=lambda: array("q"))
     status: array[int] = field(default_factory=lambda: array("h"))
     held: array[int] = field(default_factory=lambda: array("q"))
     late: array[int] = field(default_factory=lambda: array("q"))
@@ -67,7 +71,7 @@ class Tally:
 class _Client:
     """A connection with at most one request on its way."""
 
-    __slots__ = ("buffer", "connecting", "due", "request", "socket")
+    __slots__ = ("buffer", "connected", "connecting", "due", "request", "socket")
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
@@ -76,6 +80,8 @@ class _Client:
         #: What is still to be sent once it is connected.
         self.request = b""
         self.connecting = False
+        #: When its request had a connection.
+        self.connected = 0
 
 
 class Flood:
@@ -138,7 +144,7 @@ class Flood:
                 self.tally.held.append(due)
                 return
             client = self._open(blocking=False)
-            client.due = due
+            client.due = client.connected = due
             try:
                 # On loopback the handshake is mostly over by now.
                 client.socket.send(request)
@@ -150,7 +156,7 @@ class Flood:
                 self._epoll.register(client.socket.fileno(), select.EPOLLIN)
         elif self._idle:
             client = self._idle.popleft()
-            client.due = due
+            client.due = client.connected = due
             try:
                 client.socket.send(request)
             except OSError as error:
@@ -175,6 +181,7 @@ class Flood:
             client.connecting = False
             try:
                 if client.request:
+                    client.connected = time.monotonic_ns()
                     client.socket.send(client.request)
                 self._epoll.modify(client.socket.fileno(), select.EPOLLIN)
             except OSError as error:
@@ -207,7 +214,9 @@ class Flood:
         tally = self.tally
         status = int(data[9:12])
         tally.due.append(client.due)
-        tally.latency.append(time.monotonic_ns() - client.due)
+        now = time.monotonic_ns()
+        tally.latency.append(now - client.due)
+        tally.accepted.append(now - client.connected)
         tally.status.append(status)
         if status == 503 and (
             _RETRY_AFTER.search(data, 0, end + 2) is None

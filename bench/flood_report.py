@@ -31,16 +31,18 @@ def digest(tally: Tally, phases: Sequence[Phase]) -> dict[str, Any]:
 def _phase(tally: Tally, at: int, phase: Phase) -> dict[str, Any]:
     begin, end = tally.begins[at], tally.begins[at + 1]
     served: list[int] = []
+    accepted: list[int] = []
     refused: list[int] = []
     others: dict[str, int] = {}
     in_time = 0
-    for due, latency, status in zip(tally.due, tally.latency, tally.status, strict=True):
+    for due, latency, since, status in zip(tally.due, tally.latency, tally.accepted, tally.status, strict=True):
         # What is served in a phase may have been due in the one before.
         if status == 200 and begin <= due + latency < end:
             in_time += 1
         if begin <= due < end:
             if status == 200:
                 served.append(latency)
+                accepted.append(since)
             elif status == 503:
                 refused.append(latency)
             else:
@@ -55,6 +57,7 @@ def _phase(tally: Tally, at: int, phase: Phase) -> dict[str, Any]:
         "served_p50_ms": percentile(served, 50) / 1000,
         "served_p99_ms": percentile(served, 99) / 1000,
         "served_max_ms": percentile(served, 100) / 1000,
+        "accepted_p99_ms": percentile(accepted, 99) / 1000,
         "refused_p50_ms": percentile(refused, 50) / 1000,
         "refused_p99_ms": percentile(refused, 99) / 1000,
         "others": others,

@@ -77,6 +77,7 @@ def a_tally(bad_for: float, *, held: bool = False) -> tuple[Tally, list[Phase]]:
             continue
         tally.due.append(at)
         tally.latency.append(SECOND // 10 if bad else SECOND // 1000)
+        tally.accepted.append(tally.latency[-1])
         tally.status.append(503 if SECOND <= at < 2 * SECOND else 200)
     return tally, [Phase(100, 1), Phase(100, 1), Phase(100, 5)]
 
