@@ -4,6 +4,7 @@
 thereby need not know of it.  Law: it behaves like TCP.  Either side may close its half and still hear the other;
 reading that is paused loses nothing, not even when the end follows at once; and an end without TLS's own goodbye
 (`close_notify`) is no end but a cut, told as an error to `connection_lost`.  The event loop's own TLS does neither.
+OpenSSL's buffers never shrink: they are fed and emptied in small pieces, so that an idle connection is a small one.
 
 States: in its handshake (what it carries has not heard of it), open, closed.
 """
@@ -17,6 +18,10 @@ from typing import Any, Final, cast
 
 #: The largest record in bytes (RFC 8446 §5.1): more never comes out of one read.
 _RECORD: Final = 16384
+#: OpenSSL is given so many bytes of ciphertext at a time.
+_PIECE: Final = 8192
+#: Small records are handed over together, as TCP does with what came together, until they are so many bytes.
+_TOGETHER: Final = 65536
 
 _HANDSHAKE: Final = 0
 _OPEN: Final = 1
@@ -33,8 +38,9 @@ def _told(_: BaseException | None) -> None:
 class TlsConnection:
     """See the module."""
 
-    __slots__ = ("_closing", "_delivering", "_fault", "_goodbye_seen", "_goodbye_sent", "_held", "_incoming", "_lost",
-                 "_opened", "_outgoing", "_paused", "_protocol", "_raw", "_ssl", "_state")  # fmt: skip
+    __slots__ = ("_at", "_closing", "_delivering", "_fault", "_goodbye_seen", "_goodbye_sent", "_held", "_incoming",
+                 "_lost", "_opened", "_outgoing", "_paused", "_protocol", "_raw", "_ssl", "_state",
+                 "_wire")  # fmt: skip
 
     def __init__(
         self,
@@ -66,6 +72,9 @@ class TlsConnection:
         self._fault: Exception | None = None
         #: What was read before it could be delivered; empty bytes are the other end's goodbye.
         self._held: list[bytes] = []
+        #: What the socket brought, and how much of it OpenSSL has been given.
+        self._wire = b""
+        self._at = 0
         self._raw: asyncio.Transport | None = None
 
     # ── towards the socket: an asyncio.Protocol ──────────────────────────────────────────────
@@ -78,16 +87,23 @@ class TlsConnection:
             self._shake_hands()
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _CLOSED:
-            return
-        self._incoming.write(data)
+        if self._state == _CLOSED or self._closing or self._goodbye_seen:
+            return  # what follows a goodbye is to be ignored (RFC 8446 §6.1)
+        if self._at < len(self._wire):
+            self._wire = self._wire[self._at :] + data
+            self._at = 0
+        elif len(data) <= _PIECE:
+            self._incoming.write(data)
+        else:
+            self._wire = data
+            self._at = 0
         if self._state == _HANDSHAKE:
             self._shake_hands()
         else:
             self._deliver()
 
     def eof_received(self) -> bool:
-        if self._state == _OPEN and self._paused and (self._held or self._incoming.pending):
+        if self._state == _OPEN and self._paused and (self._held or self._more()):
             self._lost = True
             return True
         return self._ended()
@@ -112,10 +128,14 @@ class TlsConnection:
 
     def _shake_hands(self) -> None:
         try:
-            self._ssl.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
+            while True:
+                try:
+                    self._ssl.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    if not self._feed():
+                        self._flush()
+                        return
         except (ssl.SSLError, ValueError) as error:  # ValueError: a name in the certificate that cannot be read
             self._break(error)
             return
@@ -129,8 +149,24 @@ class TlsConnection:
         opened, self._opened = self._opened, _told
         opened(error)
 
+    def _more(self) -> bool:
+        """Is there ciphertext that has not been read?"""
+        return self._at < len(self._wire) or self._incoming.pending > 0
+
+    def _feed(self) -> bool:
+        """Give OpenSSL the next piece of what the socket brought; False where there is none."""
+        at, wire = self._at, self._wire
+        if at >= len(wire):
+            return False
+        self._at = at + _PIECE
+        self._incoming.write(wire[at : self._at])
+        if self._at >= len(wire):
+            self._wire = b""
+            self._at = 0
+        return True
+
     def _deliver(self) -> None:
-        """Hand over what can be read, record by record, until the protocol pauses it."""
+        """Hand over what can be read until the protocol pauses it."""
         if self._delivering:
             return
         self._delivering = True
@@ -141,28 +177,53 @@ class TlsConnection:
                     break
                 if not data:
                     self._goodbye_seen = True
+                    self._wire = b""
+                    self._at = 0
                     if not self._protocol.eof_received():
                         self.close()
                     break
+                more = self._more()
+                if more:
+                    data = self._gather(data)
                 self._protocol.data_received(data)
-                if not (self._incoming.pending or self._held or self._ssl.pending()):
+                if not (more or self._held):
                     break
         finally:
             self._delivering = False
         if self._outgoing.pending:
             self._flush()  # an answer to a key update
 
+    def _gather(self, first: bytes) -> bytes:
+        """The content of a record with that of those behind it, up to `_TOGETHER`.
+
+        Else a head that comes in records of a byte each would be looked at from its beginning with each of them.
+        """
+        pieces = [first]
+        size = len(first)
+        while size < _TOGETHER and not self._held and self._more():
+            data = self._read()
+            if data is None:
+                break
+            if not data:
+                self._held.append(data)
+                break
+            pieces.append(data)
+            size += len(data)
+        return b"".join(pieces) if len(pieces) > 1 else first
+
     def _read(self) -> bytes | None:
         """The next record's content, empty for the other end's goodbye; None while there is no whole one."""
-        try:
-            return self._ssl.read(_RECORD)
-        except ssl.SSLWantReadError:
-            return None
-        except ssl.SSLZeroReturnError:
-            return b""
-        except ssl.SSLError as error:
-            self._break(error)
-            return None
+        while True:
+            try:
+                return self._ssl.read(_RECORD)
+            except ssl.SSLWantReadError:
+                if not self._feed():
+                    return None
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLError as error:
+                self._break(error)
+                return None
 
     def _resumed(self) -> None:
         """The protocol reads again: first what has been waiting, then what comes."""
@@ -240,15 +301,20 @@ class TlsConnection:
         if self._state != _OPEN or self._goodbye_sent or raw is None or self._fault is not None:
             return
         try:
-            written = self._ssl.write(data)
-            if written < len(data):
-                rest = memoryview(data)[written:]
-                while rest:
-                    rest = rest[self._ssl.write(rest) :]
+            written = self._ssl.write(data) if len(data) <= _RECORD else 0
+            sealed = self._outgoing.read() if written == len(data) else self._seal(memoryview(data)[written:])
         except ssl.SSLError as error:
             self._break(error)
             return
-        raw.write(self._outgoing.read())
+        raw.write(sealed)
+
+    def _seal(self, rest: memoryview) -> bytes:
+        """Encrypt record by record."""
+        records: list[bytes] = []
+        while rest:
+            rest = rest[self._ssl.write(rest[:_RECORD]) :]
+            records.append(self._outgoing.read())
+        return b"".join(records)
 
     def can_write_eof(self) -> bool:
         """Our half can be closed alone: a goodbye, and the socket's half."""
@@ -257,7 +323,7 @@ class TlsConnection:
     def write_eof(self) -> None:
         """Close our half; what the other end still sends is heard."""
         # OpenSSL reads when it says goodbye, and breaks on what waits there.
-        while self._state == _OPEN and self._incoming.pending and (data := self._read()) is not None:
+        while self._state == _OPEN and self._more() and (data := self._read()) is not None:
             self._held.append(data)
             if not data:
                 break

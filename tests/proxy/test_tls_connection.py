@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ class Carried:
 
     def __init__(self) -> None:
         self.heard = bytearray()
+        self.pieces = 0
         self.events: list[str] = []
         self.transport: Any = None
         self.keeps = False
@@ -93,6 +95,7 @@ class Carried:
 
     def data_received(self, data: bytes) -> None:
         self.heard += data
+        self.pieces += 1
         if self.pause_after and len(self.heard) >= self.pause_after:
             self.pause_after = 0
             self.transport.pause_reading()
@@ -168,6 +171,55 @@ def test_bytes_arrive_however_they_are_cut(contexts: tuple[ssl.SSLContext, ssl.S
     assert connection.client.carried.events == connection.server.carried.events == ["made"]
 
 
+def test_what_comes_together_is_heard_together(connection: Connection) -> None:
+    """Records of a byte each: a head of them would be looked at from its beginning with each byte."""
+    for _ in range(3000):
+        connection.client.tls.write(b"x")
+    connection.settle()
+    assert (len(connection.server.carried.heard), connection.server.carried.pieces) == (3000, 1)
+
+
+def test_what_follows_a_goodbye_is_dropped(connection: Connection) -> None:
+    """The other half may stay open for long: what is sent meanwhile must not pile up."""
+    server = connection.server
+    server.carried.keeps = True
+    connection.client.tls.close()
+    connection.settle()
+    assert server.carried.events == ["made", "eof"]
+    for _ in range(10):
+        server.tls.data_received(b"\x17\x03\x03\x40\x00" + bytes(16_384))
+    assert server.tls._incoming.pending == 0
+    assert not server.tls.is_closing()
+    server.tls.write(b"the answer")
+    assert server.wire.sent
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory there is")
+def test_an_idle_connection_is_a_small_one(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """What has carried much keeps no buffer of that size."""
+    body = bytes(400_000)
+    number = 60
+    kept: list[Connection] = []
+    before = 0
+    for round_ in range(number + 5):
+        if round_ == 5:
+            before = resident()
+        connection = Connection(*contexts)
+        connection.settle()
+        connection.client.tls.write(body)
+        connection.settle()
+        assert len(connection.server.carried.heard) == len(body)
+        connection.server.carried.heard = bytearray()
+        connection.client.wire.sent = bytearray()
+        kept.append(connection)
+    assert (resident() - before) // number < 200_000
+
+
 def test_a_goodbye_closes_both_halves_where_nobody_keeps_one(connection: Connection) -> None:
     connection.client.tls.write(b"hello")
     connection.client.tls.close()
@@ -187,13 +239,14 @@ def test_a_half_is_closed_alone(connection: Connection, leftover: bool) -> None:
     """Who has said all still hears; what waited in a pause is not lost by it."""
     client, server = connection.client, connection.server
     client.carried.keeps = server.carried.keeps = True
+    first = b"x" * 65_536
     if leftover:
-        # Two records are there, and the second one is not wanted yet.
+        # As much as is handed over at a time, and a record more, and the second one is not wanted yet.
         server.carried.pause_after = 1
-        client.tls.write(b"first")
+        client.tls.write(first)
         client.tls.write(b"second")
         connection.settle()
-        assert server.carried.heard == b"first"
+        assert server.carried.heard == first
     server.tls.write_eof()
     assert server.wire.ended
     connection.settle()
@@ -202,7 +255,7 @@ def test_a_half_is_closed_alone(connection: Connection, leftover: bool) -> None:
     if leftover:
         resume(server)
     connection.settle()
-    assert bytes(server.carried.heard) == (b"firstsecondstill here" if leftover else b"still here")
+    assert bytes(server.carried.heard) == (first + b"secondstill here" if leftover else b"still here")
     client.tls.write_eof()
     connection.settle()
     assert server.carried.events == ["made", "eof"]
@@ -234,7 +287,7 @@ def test_an_end_while_reading_is_paused_waits(connection: Connection, goodbye: b
     server.wire.sent.clear()
     # All of it was under way when the pause began, the socket's end too.
     client.tls.data_received(data)
-    assert len(client.carried.heard) == 16_384
+    assert len(client.carried.heard) == 4 * 16_384 + 3 * 3_616
     assert client.tls.eof_received()
     assert client.carried.events == ["made"]
     resume(client)
