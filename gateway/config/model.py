@@ -204,7 +204,9 @@ class Limits(Settings):
     )
     idle_timeout: Duration = Field(default=75.0, description="How long a kept-alive connection may be idle.")
     connections: int = Field(
-        default=10_000, ge=1, description="How many client connections at once, WebSockets included; past it 503."
+        default=10_000,
+        ge=1,
+        description="How many client connections at once, WebSockets and TLS handshakes included; past it 503.",
     )
     connections_per_client: int = Field(
         default=0,

@@ -50,23 +50,40 @@ CLOSING: Final = 2
 CLOSED: Final = 3
 
 
+def endpoints(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
+    """The address that connected, and the port that it connected to; None where it is gone already."""
+    peername = transport.get_extra_info("peername")
+    sockname = transport.get_extra_info("sockname")
+    if not isinstance(peername, tuple):
+        return None
+    return peername[0], sockname[1] if isinstance(sockname, tuple) else 0
+
+
 class Downstream:
     """One client connection, an `asyncio.Protocol` in all but the base class (compiled classes have none of others').
 
     See the module.
     """
 
-    __slots__ = ("_address", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life", "_lingered",
-                 "_network", "_pace", "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping", "_scheme",
-                 "_served", "_unsent", "_write", "deadline", "exchange", "transport")  # fmt: skip
+    __slots__ = ("_address", "_admitted", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life",
+                 "_lingered", "_network", "_pace", "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping",
+                 "_scheme", "_served", "_unsent", "_write", "deadline", "exchange", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
 
-    def __init__(self, plane: Plane, scheme: str = "http", client: tuple[str, int] | None = None) -> None:
-        """`client`: the address that connected and the port that it connected to, as the PROXY protocol says."""
+    def __init__(
+        self,
+        plane: Plane,
+        scheme: str = "http",
+        client: tuple[str, int] | None = None,
+        admitted: bool | None = None,
+    ) -> None:
+        """`client`: the address that connected and the port that it connected to, where its greeting has told
+        (`greeting`); with `admitted` it has been counted already, and judged."""
         self._plane = plane
         self._scheme = scheme
         self._client = client
+        self._admitted = admitted
         self._inbox = b""
         self._life = OPEN
         self._pumping = False
@@ -94,22 +111,21 @@ class Downstream:
         self.transport = cast(asyncio.Transport, transport)
         self._write = self.transport.write
         self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-        peername = transport.get_extra_info("peername")
-        sockname = transport.get_extra_info("sockname")
-        if not isinstance(peername, tuple):
+        client = self._client or endpoints(transport)
+        if client is None:
             # Reset before it was accepted: what it has sent may not be served to nobody knows whom.
             self._life = CLOSED
             self.transport.abort()
             return
-        self._address = peername[0]
-        self._port = sockname[1] if isinstance(sockname, tuple) else 0
-        if self._client is not None:
-            self._address, self._port = self._client
+        self._address, self._port = client
         plane = self._plane
         self.deadline = monotonic_ns() + plane.snapshot.timeouts.header
         plane.downstreams.add(self)
         self._network = peers.client_network(self._address)
-        if not plane.admits(self._network):
+        admitted = self._admitted
+        if admitted is None:
+            admitted = plane.admits(self._network) and plane.has_room()
+        if not admitted:
             self._reject(answers.OVERLOADED, ((b"Retry-After", b"1"),))
 
     def data_received(self, data: bytes) -> None:

@@ -1,8 +1,9 @@
 """What comes before the first request of a client's connection: a PROXY protocol header, a TLS handshake, or both.
 
-Each is a protocol that hands the connection on to the next one.  Law: each gets `limits.header_timeout`, there are
+Each is a protocol that hands the connection on to the next one.  Laws: each gets `limits.header_timeout`, there are
 no more of them at once than `limits.connections`, and one that fails is closed and is nobody's error: there was no
-request.
+request.  A connection counts from the moment that it is accepted, and for its client from the moment that this is
+known; then it is judged.  One too many is still heard, so that it can be told; far too many are not.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from gateway.proxy.downstream import Downstream
-from gateway.proxy.peers import is_trusted
+from gateway.proxy.downstream import Downstream, endpoints
+from gateway.proxy.peers import client_network, is_trusted
 from gateway.proxy.proxy_protocol import ProxyProtocolError, Source, parse
 from gateway.proxy.tls import explain
 from gateway.proxy.tls_connection import TlsConnection
@@ -47,16 +48,32 @@ class Greeter:
         """The protocol of a connection that was just accepted."""
         if self._proxy_protocol:
             return cast(asyncio.Protocol, _HeaderFirst(self))
-        return self.serve(None)
+        if self._plane.snapshot.tls is not None:
+            return cast(asyncio.Protocol, _HandshakeFirst(self))
+        return cast(asyncio.Protocol, Downstream(self._plane, "http"))
 
-    def serve(self, source: Source | None) -> asyncio.Protocol:
-        """The protocol of a connection whose next byte is the client's."""
+    def serve(self, transport: asyncio.Transport, source: Source | None, room: bool) -> asyncio.Protocol | None:
+        """Put the next protocol in charge of a connection whose next byte is the client's, and return it; None where
+        the client is gone.  `room`: was there room for it when it was accepted?"""
         plane = self._plane
+        client = endpoints(transport) if source is None else (source.address, source.destination_port)
+        if client is None:
+            transport.abort()
+            return None
+        network = client_network(client[0])
+        admitted = plane.admits(network) and room
         context = plane.snapshot.tls
-        client = None if source is None else (source.address, source.destination_port)
         if context is None:
-            return cast(asyncio.Protocol, Downstream(plane, "http", client))
-        return self._secured(context, Downstream(plane, "https", client))
+            following = cast(asyncio.Protocol, Downstream(plane, "http", client, admitted))
+        else:
+            following = self._secured(context, Downstream(plane, "https", client, admitted), network)
+        transport.set_protocol(following)
+        following.connection_made(transport)
+        return following
+
+    def has_room(self, more: int) -> bool:
+        """Is there room for as many connections as there are, and so many `more`?"""
+        return self._plane.has_room(more)
 
     def welcome(self, transport: asyncio.BaseTransport) -> bool:
         """May this peer send headers?"""
@@ -65,38 +82,58 @@ class Greeter:
 
     def begin(self, greeting: object, give_up: Callable[[], None]) -> None:
         """A connection is on its way; `give_up` ends it."""
-        snapshot = self._plane.snapshot
+        plane = self._plane
+        snapshot = plane.snapshot
         if len(self._pending) >= snapshot.connections:
             give_up()
             return
 
         def late() -> None:
             _log.debug("a client took too long before its first request")
-            self._pending.pop(greeting, None)
+            self.end(greeting)
             give_up()
 
-        self._pending[greeting] = (self._plane.loop.call_later(snapshot.timeouts.header / SECOND, late), give_up)
+        self._pending[greeting] = (plane.loop.call_later(snapshot.timeouts.header / SECOND, late), give_up)
+        plane.greeting += 1
 
     def end(self, greeting: object) -> None:
         """It has arrived, or is gone."""
         found = self._pending.pop(greeting, None)
         if found is not None:
             found[0].cancel()
+            self._plane.greeting -= 1
 
     def close(self) -> None:
         """Give up all that are on their way."""
         for _, give_up in list(self._pending.values()):
             give_up()
 
-    def _secured(self, context: ssl.SSLContext, carried: Downstream) -> asyncio.Protocol:
+    def _secured(self, context: ssl.SSLContext, carried: Downstream, network: str) -> asyncio.Protocol:
+        """TLS for a client that has been counted."""
+        plane = self._plane
+
         def arrived(error: BaseException | None) -> None:
             self.end(connection)
             if isinstance(error, Exception):
+                plane.leaves(network)
                 _log.debug("a handshake with %s failed: %s", connection.get_extra_info("peername"), explain(error))
 
         connection = TlsConnection(context, cast(asyncio.Protocol, carried), arrived)
-        self.begin(connection, connection.abort)
+        if plane.bears(network):
+            self.begin(connection, connection.abort)
+        else:
+            connection.abort()
         return cast(asyncio.Protocol, connection)
+
+
+class _HandshakeFirst(asyncio.Protocol):
+    """The protocol of a connection whose peer is not known yet: TLS takes its place."""
+
+    def __init__(self, greeter: Greeter) -> None:
+        self._greeter = greeter
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._greeter.serve(cast(asyncio.Transport, transport), None, room=self._greeter.has_room(1))
 
 
 class _HeaderFirst:
@@ -105,12 +142,14 @@ class _HeaderFirst:
     def __init__(self, greeter: Greeter) -> None:
         self._greeter = greeter
         self._inbox = b""
+        self._room = True
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._greeter.welcome(transport):
             self._greeter.begin(self, self._transport.abort)
+            self._room = self._greeter.has_room(0)
         else:
             _log.debug("a peer that may not send PROXY headers: %s", transport.get_extra_info("peername"))
             self._transport.abort()
@@ -129,11 +168,9 @@ class _HeaderFirst:
         if header is None:
             return
         self._greeter.end(self)
-        following = self._greeter.serve(header.source)
-        transport.set_protocol(following)
-        following.connection_made(transport)
+        following = self._greeter.serve(transport, header.source, self._room)
         rest = self._inbox[header.size :]
-        if rest and not transport.is_closing():
+        if following is not None and rest and not transport.is_closing():
             following.data_received(rest)
 
     def eof_received(self) -> bool:

@@ -81,7 +81,9 @@ class Plane:
         self.downstreams: set[Downstream] = set()
         #: WebSockets: their clients are no longer among `downstreams`.
         self.tunnels: set[Tunnel] = set()
-        #: How many connections a client address has.
+        #: Connections that have not come to their first request (`greeting`).
+        self.greeting = 0
+        #: How many connections a client address has, those in their handshake included.
         self.clients: dict[str, int] = {}
         self.overload = Overload(loop, snapshot.max_wait)
         self.targets = targets if targets is not None else Targets(loop)
@@ -110,13 +112,21 @@ class Plane:
         return messages.given_id(index.get(b"x-request-id")) or self.request_id()
 
     def admits(self, client: str) -> bool:
-        """Count one more connection of a client (`peers.client_network`); False if there are too many."""
+        """Count one more connection of a client (`peers.client_network`); False if it has too many."""
         number = self.clients[client] = self.clients.get(client, 0) + 1
         snapshot = self.snapshot
-        if len(self.downstreams) + len(self.tunnels) > snapshot.connections:
-            return False
         most = snapshot.connections_per_client
         return not most or number <= most or peers.is_trusted(client, snapshot.trusted)
+
+    def has_room(self, more: int = 0) -> bool:
+        """Are there, with so many `more`, no more connections than there may be?"""
+        return len(self.downstreams) + len(self.tunnels) + self.greeting + more <= self.snapshot.connections
+
+    def bears(self, client: str) -> bool:
+        """May one that is counted, admitted or not, shake hands, to be told 503?  Not past twice its limit."""
+        snapshot = self.snapshot
+        most = 2 * snapshot.connections_per_client
+        return not most or self.clients.get(client, 0) <= most or peers.is_trusted(client, snapshot.trusted)
 
     def leaves(self, client: str) -> None:
         """One of a client's connections is gone."""
@@ -197,6 +207,7 @@ class Plane:
         return {
             ("downstream", "active"): active + len(self.tunnels),
             ("downstream", "idle"): len(self.downstreams) - active,
+            ("downstream", "greeting"): self.greeting,
             ("upstream", "active"): sum(len(pool.connections) - len(pool.idle) for pool in pools),
             ("upstream", "idle"): sum(len(pool.idle) for pool in pools),
         }

@@ -236,6 +236,66 @@ async def test_handshakes_are_bounded_in_number(issued: Issued) -> None:
         await eventually(lambda: gateway.listener.greeting == 0)
 
 
+SOURCE = "PROXY TCP4 {} 198.51.100.1 4711 443\r\n"
+
+
+async def greeted(gateway: Gateway, source: str, context: ssl.SSLContext | None) -> Client:
+    """A connection from `source` (PROXY protocol; "": without) that shakes hands, or (no context) keeps silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    if source:
+        writer.write(SOURCE.format(source).encode())
+    if context is not None:
+        await writer.start_tls(context, server_hostname="lms.example.org")
+    return Client(reader, writer)
+
+
+@pytest.mark.parametrize("source", ["", "192.0.2.7"])
+@pytest.mark.parametrize(
+    ("limits", "here", "elsewhere"),
+    [
+        ("{connections: 3}", 503, 503),
+        ("{connections: 4}", 200, 200),
+        ("{connections_per_client: 3}", 503, 200),
+        ("{connections_per_client: 4}", 200, 200),
+    ],
+)
+async def test_handshakes_count_as_connections(
+    issued: Issued, tmp_path: Path, source: str, limits: str, here: int, elsewhere: int
+) -> None:
+    top = tls(issued) + ("\nlisten: {proxy_protocol: on}" if source else "")
+    context = client_context(tmp_path)
+    async with proxied(ok, top=top, limits=limits) as (_, gateway):
+        idle = await greeted(gateway, source, context)
+        assert (await idle.request(get())).status == 200
+        silent = [await greeted(gateway, source, None) for _ in range(2)]
+        await eventually(lambda: sum(gateway.plane.clients.values()) == 3)
+        assert gateway.plane.counts()["downstream", "greeting"] == gateway.listener.greeting == 2
+        async with await greeted(gateway, source, context) as client:
+            client.send(get())
+            assert (await client.response()).status == here
+        await eventually(lambda: len(gateway.plane.downstreams) == 1)
+        if source:
+            async with await greeted(gateway, "192.0.2.8", context) as client:
+                client.send(get())
+                assert (await client.response()).status == elsewhere
+        for client in (idle, *silent):
+            client.writer.close()
+        await eventually(lambda: not (gateway.plane.clients or gateway.listener.greeting or gateway.plane.greeting))
+        async with await greeted(gateway, source, context) as client:
+            assert (await client.request(get())).status == 200
+
+
+async def test_one_client_cannot_take_all_handshakes(issued: Issued) -> None:
+    async with proxied(ok, top=tls(issued), limits="{connections_per_client: 2}") as (_, gateway):
+        silent = [await gateway.connect() for _ in range(4)]
+        await eventually(lambda: gateway.listener.greeting == 4)
+        async with await gateway.connect() as one_more:
+            assert await one_more.ended() in ("closed", "reset")
+        for client in silent:
+            client.writer.close()
+        await eventually(lambda: not (gateway.plane.clients or gateway.listener.greeting or gateway.plane.greeting))
+
+
 async def test_a_new_certificate_disturbs_nobody(issued: Issued, tmp_path: Path) -> None:
     """Connections that stand keep theirs; a handshake that has begun ends with the old one or the new one."""
     context = client_context(tmp_path)
