@@ -7,6 +7,7 @@ fields that choose a variant (`Vary`) is one line.  What cannot be read is no en
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Final
 
 from gateway.core.context import Context
@@ -110,7 +111,7 @@ def decode(key: str, value: bytes) -> Stored | None:
         born, lifetime = float(parts[4]), float(parts[5])
     except ValueError:
         return None
-    if len(rest) != size + length:
+    if len(rest) != size + length or not (200 <= status <= 599 and isfinite(born) and isfinite(lifetime)):
         return None
     lines = rest[:size].split(b"\r\n") if size else []
     headers = tuple(zip(lines[::2], lines[1::2], strict=False))

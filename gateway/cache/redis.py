@@ -71,6 +71,7 @@ class RedisResponses(Common):
         #: Resources whose drop is not confirmed, in their order.
         self._owed: dict[str, int] = {}
         self._paying = False
+        self._reminder: asyncio.TimerHandle | None = None
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────
 
@@ -113,6 +114,8 @@ class RedisResponses(Common):
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._reminder is not None:
+            self._reminder.cancel()
         # aiocache's own `close` calls what redis has renamed.
         await self._cache.client.aclose()
 
@@ -167,9 +170,18 @@ class RedisResponses(Common):
         return token
 
     def _pay_later(self) -> None:
-        if self._owed and not self._paying and self._may_ask():
+        """Pay what is owed, now or, while Redis is not asked, when it is again: other gateways go by it, too."""
+        if not self._owed or self._paying:
+            return
+        if self._may_ask():
             self._paying = True
             self._spawn(self._pay())
+        elif self._reminder is None:
+            self._reminder = asyncio.get_running_loop().call_later(PAUSE, self._reminded)
+
+    def _reminded(self) -> None:
+        self._reminder = None
+        self._pay_later()
 
     async def _pay(self) -> None:
         """Have Redis drop what it has not dropped yet."""
@@ -184,6 +196,7 @@ class RedisResponses(Common):
             self._fault(error)
         finally:
             self._paying = False
+        self._pay_later()
 
     def _fault(self, error: Exception | str) -> None:
         now = self._clock()

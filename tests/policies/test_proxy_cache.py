@@ -707,10 +707,23 @@ def test_entries_are_read_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"x", b"postern/1 a b c d\r\n\r\n", b"postern/2 200 1 1 0\r\n\r\n", b"\x00" * 99]
+    "value",
+    [
+        b"",
+        b"x",
+        b"postern/1 a b c d\r\n\r\n",
+        b"postern/2 200 1 1 0\r\n\r\n",
+        b"\x00" * 99,
+        b"postern/1 0 1 199 1.0 1.0 0\r\nx",
+        b"postern/1 0 1 600 1.0 1.0 0\r\nx",
+        b"postern/1 0 1 200 nan 1.0 0\r\nx",
+        b"postern/1 0 1 200 1.0 inf 0\r\nx",
+        b"postern/1 0 1 200 1.0 1.0 0\r\nxy",
+    ],
 )
 def test_what_is_no_entry_is_a_miss(value: bytes) -> None:
     assert decode("k", value) is None
+    assert decode("k", b"postern/1 0 1 200 1.0 1.0 0\r\nx") is not None
 
 
 def test_nothing_is_stored_for_ever() -> None:
