@@ -13,6 +13,7 @@ An upstream connection is given back only after a complete response to a complet
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from time import monotonic_ns, time
 from typing import TYPE_CHECKING, Final
 
@@ -53,15 +54,16 @@ class Exchange:
     """See the module."""
 
     __slots__ = ("arrived", "balancer", "bodiless", "carrier", "chunked_out", "close", "context", "continued",
-                 "deadline", "decision", "downstream", "endpoint", "head", "hold", "interims", "matched", "peer",
-                 "pending", "plane", "queued", "reader", "reason", "received", "replay", "request_head", "retries",
-                 "route", "sent", "sent_at", "sink", "snapshot", "state", "status", "trailers", "tunnel", "until",
-                 "upstream", "upstream_ns")  # fmt: skip
+                 "deadline", "decision", "downstream", "endpoint", "head", "hold", "interims", "matched", "options",
+                 "peer", "pending", "plane", "queued", "reader", "reason", "received", "replay", "request_head",
+                 "retries", "route", "sent", "sent_at", "sink", "snapshot", "state", "status", "trailers", "tunnel",
+                 "until", "upstream", "upstream_ns")  # fmt: skip
 
     # Set where they begin to mean something: `attempt` and `lasting` work on them, too.
     balancer: Balancer
     carrier: Upstream
     matched: int
+    options: Sequence[bytes]
     queued: bool
     replay: bytes | None
     request_head: bytes
@@ -110,7 +112,7 @@ class Exchange:
             problem = None if head.method == b"OPTIONS" else answers.BAD_REQUEST
         elif target[0] != 0x2F:
             try:
-                target, head.host = messages.absolute_form(target, head.host)
+                target, head.host = messages.absolute_form(target, head.host, head.method)
                 hostname = hostname_of(head.host)
                 head.index[b"host"] = head.host  # policies see the host that the request is for, too
             except (ValueError, Refused):
@@ -337,6 +339,7 @@ class Exchange:
             self.chunked_out = head.version == 1
             self.close = self.close or not self.chunked_out
             if self.chunked_out and b"te" in head.index and self._takes_trailers():
+                self.options = response.options
                 context.answer_lines += [
                     response.lines[at] + b"\r\n" for at, lower in response.special if lower == b"trailer"
                 ]
@@ -422,7 +425,7 @@ class Exchange:
         """The last chunk for the client, with the trailers that it said it takes."""
         if self.trailers is None or not self._takes_trailers():
             return LAST_CHUNK
-        return messages.response_end(self.trailers, self.context)
+        return messages.response_end(self.trailers, self.options, self.context)
 
     def _takes_trailers(self) -> bool:
         return b"trailers" in tokens(self.head.index.get(b"te", b""))

@@ -44,8 +44,9 @@ def given_id(value: bytes | None) -> str | None:
     return value.decode() if value is not None and _GIVEN_ID.fullmatch(value) else None
 
 
-def absolute_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
-    """`(origin form, host)` of a target in absolute form (RFC 9112 §3.2.2); `*` is left as it is.
+def absolute_form(target: bytes, host: bytes, method: bytes = b"GET") -> tuple[bytes, bytes]:
+    """`(origin form, host)` of a target in absolute form (RFC 9112 §3.2.2); `*` is left as it is, and what an OPTIONS
+    about a server as a whole comes to (§3.2.4).
 
     Raises ValueError for anything else.
     """
@@ -55,6 +56,8 @@ def absolute_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
     if match is None:
         raise ValueError("the target is neither a path nor an absolute URL")
     rest = match[2]
+    if not rest and method == b"OPTIONS":
+        return b"*", match[1]
     return (rest if rest.startswith(b"/") else b"/" + rest), match[1]
 
 
@@ -170,9 +173,9 @@ def request_end(trailers: Fields, head: RequestHead, context: Context) -> bytes:
     return b"0\r\n" + b"".join(out) + b"\r\n"
 
 
-def response_end(trailers: Fields, context: Context) -> bytes:
-    """The last chunk of a response with those trailers that may go on."""
-    drop = NO_TRAILERS.union(RESPONSE_DROP, *context.replaced)
+def response_end(trailers: Fields, options: Sequence[bytes], context: Context) -> bytes:
+    """The last chunk of a response with those trailers that may go on; `options`: what its Connection named."""
+    drop = NO_TRAILERS.union(RESPONSE_DROP, options, *context.replaced)
     out = [b"%b: %b\r\n" % (name, value) for name, value in trailers if name.lower() not in drop]
     return b"0\r\n" + b"".join(out) + b"\r\n"
 

@@ -121,8 +121,14 @@ async def test_an_empty_until_close_body() -> None:
     ],
 )
 async def test_a_response_s_trailers_reach_who_takes_them(asked: bytes, came: bytes | None) -> None:
-    section = b"X-Sum: 1\r\nContent-Length: 9\r\nSet-Cookie: a=b\r\n"
-    answer = head(200, "Transfer-Encoding: chunked", "Trailer: X-Sum") + chunk(b"body") + b"0\r\n" + section + b"\r\n"
+    section = b"X-Sum: 1\r\nContent-Length: 9\r\nSet-Cookie: a=b\r\nX-Hop: 1\r\n"
+    answer = (
+        head(200, "Transfer-Encoding: chunked", "Trailer: X-Sum", "Connection: X-Hop")
+        + chunk(b"body")
+        + b"0\r\n"
+        + section
+        + b"\r\n"
+    )
     async with proxied(says(answer)) as (upstream, gateway), await gateway.connect() as client:
         client.send(asked)
         begun = await client.head()

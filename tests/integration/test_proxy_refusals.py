@@ -167,6 +167,7 @@ async def test_an_absolute_target_overrides_the_host() -> None:
     [
         (request("OPTIONS", "*"), 204, None),
         (request("OPTIONS", "*", "Max-Forwards: 5"), 204, None),
+        (request("OPTIONS", "http://a.example.org"), 204, None),  # RFC 9112 §3.2.4: the same
         (request("OPTIONS", "/a", "Max-Forwards: 0"), 204, None),
         (request("OPTIONS", "/a", "Max-Forwards: 3"), 200, "2"),
         (request("OPTIONS", "/a", "Max-Forwards: -1"), 400, None),

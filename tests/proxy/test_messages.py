@@ -353,6 +353,11 @@ def test_absolute_targets(target: bytes, origin: bytes, host: bytes) -> None:
     assert absolute_form(target, b"other") == (origin, host)
 
 
+@pytest.mark.parametrize(("target", "form"), [(b"http://a", b"*"), (b"http://a/", b"/"), (b"http://a?b", b"/?b")])
+def test_options_about_a_whole_server(target: bytes, form: bytes) -> None:
+    assert absolute_form(target, b"other", b"OPTIONS") == (form, b"a")
+
+
 @pytest.mark.parametrize(
     "target", [b"a", b"http:///a", b"http://u@a/", b"ftp://a/", b"http://a#b", b"http://a\\b/", b"//a/b", b"http:/a"]
 )
