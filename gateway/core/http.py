@@ -167,10 +167,10 @@ def request_name(name: bytes) -> tuple[int, bytes]:
 
 
 class Watched:
-    """The response headers that may have to go: this hop's own fields, framing, and what policies replace."""
+    """The response headers that may have to go (this hop's own fields, framing, what policies replace) or to come."""
 
     def __init__(self) -> None:
-        self.names = RESPONSE_DROP
+        self.names = RESPONSE_DROP | {b"date"}
 
     def add(self, names: frozenset[bytes]) -> bool:
         """Watch these, too; False if they were watched already."""

@@ -343,6 +343,8 @@ class Exchange:
                 context.answer_lines += [
                     response.lines[at] + b"\r\n" for at, lower in response.special if lower == b"trailer"
                 ]
+        if not response.dated:  # RFC 9110 §6.6.1: whoever has a clock adds it
+            context.answer_lines.append(b"Date: %b\r\n" % self.plane.date)
         current = self.reader
         if (
             current is not None

@@ -141,9 +141,9 @@ class ResponseHead:
     """A response's head: `line` is the status line without the version (b" 200 OK\\r\\n"), `lines` and `special`
     as in a request's head (without kinds), `framing` as the status and fields say (a HEAD request's response
     has no body whatever it says), `length` the Content-Length as sent, `keep_alive` whether the upstream's
-    connection may be used again, `options` the lower-case tokens of Connection."""
+    connection may be used again, `options` the lower-case tokens of Connection, `dated` whether there is a Date."""
 
-    __slots__ = ("framing", "keep_alive", "length", "line", "lines", "options", "special", "status", "version")
+    __slots__ = ("dated", "framing", "keep_alive", "length", "line", "lines", "options", "special", "status", "version")
 
     status: int
     version: int
@@ -154,6 +154,7 @@ class ResponseHead:
     length: bytes | None
     keep_alive: bool
     options: list[bytes] | tuple[()]
+    dated: bool
 
     @property
     def fields(self) -> Fields:
@@ -445,6 +446,7 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
     length: bytes | None = None
     coding: bytes | None = None
     connection: bytes | None = None
+    dated = False
     known = RESPONSE_LINES.known
     judged: list[bytes] | None = None
     at = -1
@@ -475,6 +477,9 @@ def parse_response(head: bytes, bodiless: bool) -> ResponseHead:
         elif lower == b"connection":
             value = line[11:].strip(b" \t")
             connection = value if connection is None else connection + b"," + value
+        elif lower == b"date":
+            dated = True
+    response.dated = dated
     response.special = special
     response.length = length
     if coding is not None and (length is not None or minor == 0 or coding.lower() != b"chunked"):

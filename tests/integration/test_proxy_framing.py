@@ -61,6 +61,15 @@ async def test_responses_without_a_body(method: str, answer: bytes, status: int,
         assert upstream.connections == 1
 
 
+@pytest.mark.parametrize(
+    "date", [(), ("Date: Sun, 06 Nov 1994 08:49:37 GMT",), ("date: Sun, 06 Nov 1994 08:49:37 GMT",)]
+)
+async def test_a_response_has_one_date(date: tuple[str, ...]) -> None:
+    async with proxied(says(head(200, "Content-Length: 0", *date))) as (_, gateway):
+        (line,) = [line for line in (await gateway.get()).lines if line.lower().startswith(b"date:")]
+        assert line.decode() in date or not date
+
+
 async def test_a_head_refused_by_the_gateway_has_no_body() -> None:
     async with (
         proxied(ok, policies='{request-termination: {status: 200, body: "pong"}}') as (_, gateway),
