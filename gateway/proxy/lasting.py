@@ -83,13 +83,13 @@ def tunnel_forgotten(exchange: Exchange) -> None:
 
 
 def recheck(exchange: Exchange) -> None:
-    """Judge a tunnel or a stream again: its credential may have been revoked since it began."""
+    """Judge a tunnel, a stream or a request in a queue again: its credential may have been revoked since it began."""
     route = exchange.route
     if route is None or exchange.pending is not None:
         return
     context = exchange.context
     uploading = exchange.state == FORWARDING and exchange.reader is not None and not exchange.reader.done
-    if not uploading and exchange.state != RESPONDING and exchange.state != TUNNELLING:
+    if not (uploading or exchange.state == RESPONDING or exchange.state == TUNNELLING or exchange.waits()):
         return
     began, context.now = context.now, time()
     try:
@@ -98,22 +98,25 @@ def recheck(exchange: Exchange) -> None:
         decision = _fault(exchange, error)
     context.now = began
     if isinstance(decision, Pending):
-        exchange.pending = decision
-        decision.then(
-            lambda again: _rechecked(exchange, again), lambda error: _rechecked(exchange, _fault(exchange, error))
-        )
+        judging = exchange.pending = decision
+
+        def judged(again: Decision) -> None:
+            if exchange.pending is judging:  # a queued request may wait for its connection by now
+                exchange.pending = None
+            _rechecked(exchange, again)
+
+        judging.then(judged, lambda error: judged(_fault(exchange, error)))
     elif decision is not ALLOW:
         _rechecked(exchange, decision)
 
 
 def _rechecked(exchange: Exchange, decision: Decision) -> None:
-    exchange.pending = None
     if exchange.state == DONE or not isinstance(decision, Deny) or decision.answer is answers.OVERLOADED:
         return  # what nobody has time to judge now is judged at the next round
     exchange.reason = decision.reason
     if exchange.tunnel is not None:
         exchange.tunnel.close(POLICY_VIOLATION)
-    elif exchange.state == FORWARDING:
+    elif exchange.state < RESPONDING:
         exchange.refuse(decision)
     else:
         exchange.abort(f"ended, since {decision.answer.text}")

@@ -24,7 +24,9 @@ GOING_AWAY: Final = 1001
 POLICY_VIOLATION: Final = 1008
 
 #: How long a farewell may take, and how long what is written may wait for a reader who is leaving, in nanoseconds.
+#: Who is no longer authorized gets less: with the time until that is noticed it stays within a second.
 FAREWELL: Final = 1_000_000_000
+DISMISSAL: Final = 200_000_000
 PATIENCE: Final = 10_000_000_000
 
 _REASONS: Final = {GOING_AWAY: b"going away", POLICY_VIOLATION: b"no longer authorized"}
@@ -122,8 +124,7 @@ class Side:
         end = self._frames.feed(data)
         self.received += len(data)
         if not tunnel.closing:
-            if not tunnel.half:
-                tunnel.deadline = monotonic_ns() + tunnel.idle
+            tunnel.deadline = monotonic_ns() + tunnel.idle
             other.transport.write(data)
         elif end < 0:
             other.transport.write(data)
@@ -209,7 +210,7 @@ class Tunnel:
         if self.closing or self.ended:
             return
         self.closing = code
-        self.deadline = monotonic_ns() + FAREWELL
+        self.deadline = monotonic_ns() + (DISMISSAL if code == POLICY_VIOLATION else FAREWELL)
         for side in (self.client, self.server):
             if side.other.between_frames():
                 side.take_leave(code)
@@ -218,6 +219,11 @@ class Tunnel:
         """The sweep found that the deadline, or the longest life, has passed."""
         if self.ended:
             self.cut()
+        elif self.closing == POLICY_VIOLATION:
+            self._end()
+            for side in (self.client, self.server):
+                if not side.taken_leave or side.transport.get_write_buffer_size():
+                    side.transport.abort()  # in the middle of a frame, or not reading: neither buys time
         elif self.closing or self.half:
             self._end()
         else:
@@ -235,13 +241,14 @@ class Tunnel:
             side.transport.abort()
 
     def half_closed(self, side: Side) -> bool:
-        """One end says no more; the other is told, and may still answer for a while."""
+        """One end says no more; the other is told, and may still answer, but not be silent for long."""
         other = side.other.transport
         if self.closing or self.half or other.is_closing() or not other.can_write_eof():
             self._end()
             return False
         self.half = True
-        self.deadline = monotonic_ns() + PATIENCE
+        self.idle = min(self.idle, PATIENCE)
+        self.deadline = monotonic_ns() + self.idle
         side.other.taken_leave = True
         other.write_eof()
         return True

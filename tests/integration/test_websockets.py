@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -17,8 +18,8 @@ from gateway.core.decision import ALLOW, Decision, Deny, Pending
 from gateway.core.policy import Policy
 from tests.integration.gateways import Gateway, eventually, get, proxied, request, routed, running_gateway
 from upstream_stub.misbehaviours import head
-from upstream_stub.raw import RawRequest
-from upstream_stub.steps import End, Script, Send
+from upstream_stub.raw import RawRequest, RawServer
+from upstream_stub.steps import End, Repeat, Script, Send
 
 ACCEPT = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 HANDSHAKE = (
@@ -198,6 +199,93 @@ def revocable() -> type[Revocable]:
     return type("Revoked", (Revocable,), {"Config": Config})
 
 
+async def test_a_frame_that_never_ends_buys_no_time(revocable: type[Revocable]) -> None:
+    """Who is revoked in the middle of a frame is cut, within the same second."""
+
+    def scripted(request: RawRequest) -> Script:
+        return Script([Send(SWITCHED)], End.HANG)
+
+    async with (
+        RawServer(scripted) as upstream,
+        running_gateway(routed(upstream.url, policies="{revocable: {}}"), {"revocable": revocable}) as gateway,
+        await gateway.connect() as client,
+    ):
+        client.send(get("/", *HANDSHAKE))
+        await client.head()
+        client.send(b"\x82\xff" + bytes(5) + b"\xff\xff\xff" + b"mask")
+        await eventually(lambda: upstream.requests[0].body)
+        revocable.verdict = Deny(ACL_DENIED)
+        began = time.monotonic()
+
+        def trickled() -> bool:
+            client.send(b"x")
+            return not upstream.open
+
+        await eventually(trickled)
+        assert time.monotonic() - began < 1.1
+
+
+async def test_who_does_not_read_buys_no_time(revocable: type[Revocable]) -> None:
+    frame = b"\x82\x7e\xff\xff" + bytes(65_535)
+
+    def scripted(request: RawRequest) -> Script:
+        return Script([Send(SWITCHED), Repeat((Send(frame),))], End.HANG)
+
+    async with (
+        RawServer(scripted) as upstream,
+        running_gateway(routed(upstream.url, policies="{revocable: {}}"), {"revocable": revocable}) as gateway,
+        await gateway.connect() as client,
+    ):
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is one that reads
+        client.send(get("/", *HANDSHAKE))
+        await eventually(lambda: gateway.plane.tunnels)
+        (tunnel,) = gateway.plane.tunnels
+        await eventually(tunnel.client.transport.get_write_buffer_size)
+        revocable.verdict = Deny(ACL_DENIED)
+        began = time.monotonic()
+        await eventually(lambda: not gateway.plane.tunnels)
+        assert time.monotonic() - began < 1.1
+
+
+async def test_a_half_closed_websocket_lasts_as_long_as_the_other_end_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.proxy.tunnel.PATIENCE", 500_000_000)
+    frame = b"\x81\x02hi"
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCHED)
+        assert await reader.read() == b""
+        for _ in range(12):
+            writer.write(frame)
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, running_gateway(routed(url)) as gateway, await gateway.connect() as client:
+        client.send(get("/", *HANDSHAKE))
+        await client.head()
+        client.writer.write_eof()
+        assert await client.rest() == frame * 12
+
+
+async def test_a_request_that_waits_for_a_slot_is_judged_again(revocable: type[Revocable]) -> None:
+    parts = {"policies": "{revocable: {}}", "service": "max_connections: 1", "top": "overload: {max_wait: 1m}"}
+    async with (
+        RawServer(lambda _: Script([], End.HANG)) as upstream,
+        running_gateway(routed(upstream.url, **parts), {"revocable": revocable}) as gateway,
+        await gateway.connect() as first,
+        await gateway.connect() as second,
+    ):
+        first.send(get("/first"))
+        await eventually(lambda: upstream.requests)
+        second.send(get("/second"))
+        await eventually(lambda: len(gateway.plane.downstreams) == 2)
+        revocable.verdict = Deny(ACL_DENIED)
+        assert (await second.response()).status == 403
+        assert [seen.target for seen in upstream.requests] == ["/first"]
+
+
 @pytest.mark.parametrize("slow", [False, True])
 async def test_a_revoked_credential_s_websocket_is_closed(revocable: type[Revocable], slow: bool) -> None:
     revocable.slow = slow
@@ -215,8 +303,6 @@ async def test_a_revoked_credential_s_websocket_is_closed(revocable: type[Revoca
 
 async def test_a_revoked_credential_s_stream_is_cut(revocable: type[Revocable]) -> None:
     endless = Script([Send(head(200, "Content-Type: text/event-stream") + b"data: 1\n\n")], End.HANG)
-    from upstream_stub.raw import RawServer
-
     async with (
         RawServer(lambda _: endless) as upstream,
         running_gateway(routed(upstream.url, policies="{revocable: {}}"), {"revocable": revocable}) as gateway,
