@@ -103,7 +103,7 @@ FAMILIES = (
         "postern_connections",
         Kind.GAUGE,
         ("side", "state"),
-        "Open connections, by side (downstream, upstream) and state (active, idle; greeting: in a handshake or before).",
+        "Open connections, by side (downstream, upstream) and state (active, idle, greeting: still in a handshake).",
     ),
     Family(
         "postern_upstream_target_healthy",
