@@ -181,8 +181,8 @@ def _send(exchange: Exchange, connection: Upstream) -> None:
     hold = exchange.hold
     exchange.sink = connection
     body = hold.take()
-    # A whole body that was held may be sent again; one that has begun to stream may not.
-    exchange.replay = body if hold.last else None
+    # A whole body that was held may be sent again, and one of which nothing has come yet (its client waits for a 100).
+    exchange.replay = body if hold.last or not body else None
     exchange.deadline = now + service.first_byte_timeout if hold.last else 0
     connection.send(exchange, exchange.request_head, body, hold.last, exchange.head.framing == CHUNKED)
 
@@ -216,10 +216,10 @@ def _again(exchange: Exchange) -> bool:
     """Put the held body back for another try; False if some of it is gone."""
     if exchange.reader is None:
         return True
-    if exchange.replay is None:
+    if exchange.replay is None or exchange.received != len(exchange.replay):
         return False
     exchange.sink = exchange.hold
-    exchange.hold.write(exchange.replay, True)
+    exchange.hold.write(exchange.replay, exchange.reader.done)
     return True
 
 

@@ -295,6 +295,30 @@ async def test_a_stale_connection_is_replaced_for_idempotent_methods_only(sent: 
 
 
 @pytest.mark.parametrize(
+    ("framing", "body"), [("Content-Length: 4", b"body"), ("Transfer-Encoding: chunked", chunked(b"body"))]
+)
+@pytest.mark.parametrize(("method", "status"), [("PUT", 100), ("POST", 502)])
+async def test_a_stale_connection_is_replaced_before_the_body_was_asked_for(
+    method: str, status: int, framing: str, body: bytes
+) -> None:
+    def scripted(request: RawRequest) -> Script:
+        if request.target != "/again":
+            return echo(request)
+        if request.connection == 1:
+            return Script([], End.RESET)
+        return Script([Send(head(100)), Wait(0.05), *echo(request).steps], End.KEEP)
+
+    async with proxied(scripted) as (upstream, gateway), await gateway.connect() as client:
+        assert (await client.request(get("/first"))).status == 200
+        client.send(request(method, "/again", "Expect: 100-continue", framing))
+        assert (await client.response()).status == status
+        if status == 100:
+            client.send(body)
+            assert (await client.response()).status == 200
+            await eventually(lambda: bytes(upstream.requests[-1].body) == body)
+
+
+@pytest.mark.parametrize(
     ("sent", "tries"),
     [
         (get(), 2),
