@@ -35,6 +35,10 @@ _MOST_BYTES: Final = 512
 #: PHP reads these in a parameter's name as `_`.
 _UNDERSCORED: Final = bytes.maketrans(b" .[", b"___")
 _BRACKETS: Final = re.compile(rb"[\[\]]")
+#: A parameter's name that everybody reads alike, as it is.
+_ORDINARY: Final = re.compile(rb"[a-z0-9_\-]+").fullmatch
+#: Most names of headers that are remembered.
+_MOST_INNOCENT: Final = 1024
 
 
 class Recipe:
@@ -55,17 +59,22 @@ class Recipe:
         self._memo = ("proxy-cache", who)
         self._keyed = frozenset([fold(name) for name in headers])
         self._personal = PERSONAL - self._keyed
+        #: Names that were seen, and are no signs.
+        self._innocent: set[bytes] = set()
         #: True: a response that is for one user alone has a key that no other user has.
         self.is_for_one = "credential" in who or "consumer" in who
 
     def personal(self, context: Context) -> bool:
         """Does the upstream see a sign of who is asking that the key does not hold?"""
-        if not self._personal.isdisjoint(map(fold, context.index)):
-            hidden = [fold(name) for name in context.hidden]
-            for name in context.index:
-                folded = fold(name)
-                if folded in self._personal and folded not in hidden:
-                    return True
+        for name in context.index.keys() - self._innocent:
+            if name in context.hidden:
+                continue
+            folded = fold(name)
+            if folded not in self._personal:
+                if len(self._innocent) < _MOST_INNOCENT:
+                    self._innocent.add(name)
+            elif folded not in [fold(hidden) for hidden in context.hidden]:
+                return True
         return bool(context.upstream_lines) and self._moved(context)
 
     def _moved(self, context: Context) -> bool:
@@ -142,14 +151,14 @@ class Recipe:
 
     def _query(self, query: bytes) -> bytes:
         """The parameters that count, in their order, and whatever a server could take for one of them."""
-        counting = self._parameters
-        return b"&".join(
-            [
-                part
-                for part in query.split(b"&")
-                if any(not counting.isdisjoint(_readings(piece.partition(b"=")[0])) for piece in part.split(b";"))
-            ]
-        )
+        return b"&".join([part for part in query.split(b"&") if self._counts(part)])
+
+    def _counts(self, part: bytes) -> bool:
+        name = part.partition(b"=")[0]
+        if b";" not in part and _ORDINARY(name) is not None:
+            return name in self._parameters
+        names = [piece.partition(b"=")[0] for piece in part.split(b";")]
+        return any(not self._parameters.isdisjoint(_readings(name)) for name in names)
 
     def _caller(self, identity: Identity) -> bytes:
         """Those parts of an identity that tell answers apart; computed once an identity."""

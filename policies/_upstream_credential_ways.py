@@ -23,6 +23,7 @@ _END: Final = b"\r\n"
 #: PHP reads these in a parameter's name as `_`.
 _UNDERSCORED: Final = bytes.maketrans(b" .[", b"___")
 _BRACKETS: Final = re.compile(rb"[\[\]]")
+_UNRESERVED: Final = re.compile(rb"[A-Za-z0-9\-._~]+")
 _ESCAPE: Final = re.compile(rb"%[0-9A-F]{2}")
 
 
@@ -60,6 +61,8 @@ class FixedParameter:
         )
         #: The parameter as a URL may hold it, and the same without its value.
         self._written = _spellings(name.encode("ascii"), value)
+        #: What is in all of these, however they are encoded.
+        self._sign = max(_UNRESERVED.findall(name.encode("ascii")), key=len, default=b"")
 
     def check(self, context: Context) -> Decision:
         """`ALLOW`; leaves the query in the context."""
@@ -72,7 +75,10 @@ class FixedParameter:
 
     def on_response_head(self, context: Context, status: int, fields: list[tuple[bytes, bytes]]) -> None:
         """A redirect repeats what was asked for, our parameter included: the client gets that without its value."""
-        named = {name.lower() for name, value in fields if any(written in value for written in self._written)}
+        suspects = [field for field in fields if self._sign in field[1]]
+        if not suspects:
+            return
+        named = {name.lower() for name, value in suspects if any(written in value for written in self._written)}
         if named:
             context.answer_lines += [name + b": " + self._emptied(value) + _END for name, value in fields
                                      if name.lower() in named]  # fmt: skip
