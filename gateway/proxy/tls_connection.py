@@ -312,7 +312,9 @@ class TlsConnection:
         """Encrypt record by record."""
         records: list[bytes] = []
         while rest:
-            rest = rest[self._ssl.write(rest[:_RECORD]) :]
+            # Not within the slice: mypyc would call it twice.
+            written = self._ssl.write(rest[:_RECORD])
+            rest = rest[written:]
             records.append(self._outgoing.read())
         return b"".join(records)
 
