@@ -34,7 +34,7 @@ from policies._cache_entry import (
     stored_headers,
 )
 from policies._cache_flights import Flight, Flights, chain
-from policies._cache_freshness import Terms, terms
+from policies._cache_freshness import terms
 from policies._cache_keys import Recipe, resource_of, vary_names
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -276,7 +276,7 @@ class Course:
             return False  # another policy has just put something else in the place of what came
         received = self._clock.time()
         agreed = terms(index, self._ttl, context.now, received)
-        if agreed is None or not self._is_for(context, visit, agreed):
+        if agreed is None or (visit.personal and not agreed.shared):
             return False
         names = vary_names(index)
         key = self._recipe.variant(visit.primary, names, context) if names else visit.primary
@@ -304,13 +304,6 @@ class Course:
         collector = visit.collector = Collector(limit, self._cache.collect, complete, ended)
         context.tap = collector if context.tap is None else Both(context.tap, collector)
         return True
-
-    def _is_for(self, context: Context, visit: Visit, agreed: Terms) -> bool:
-        """May this response be given to whoever asks under the same key?"""
-        if visit.personal and (agreed.private or not agreed.shared):
-            return False
-        identity = context.identity
-        return not agreed.private or (self._recipe.is_for_one and identity is not None and not identity.anonymous)
 
     def _store(self, visit: Visit, stored: Stored, names: tuple[bytes, ...]) -> None:
         """The response is complete: keep it, and tell who waits for it."""

@@ -20,16 +20,15 @@ class Terms:
     """On what terms a response is stored.
 
     `born` is when it was made, as near as can be told, in Unix seconds, so that its age is the time since;
-    `lifetime` how old it may become, in seconds; `private` and `shared` say that it is for one user alone, or for
-    everybody whatever credential the request carried; `never_stale` that `max-stale` does not hold for it.
+    `lifetime` how old it may become, in seconds; `shared` says that it is for everybody, whatever credential the
+    request carried; `never_stale` that `max-stale` does not hold for it.
     """
 
-    __slots__ = ("born", "lifetime", "never_stale", "private", "shared")
+    __slots__ = ("born", "lifetime", "never_stale", "shared")
 
-    def __init__(self, born: float, lifetime: float, private: bool, shared: bool, never_stale: bool) -> None:
+    def __init__(self, born: float, lifetime: float, shared: bool, never_stale: bool) -> None:
         self.born = born
         self.lifetime = lifetime
-        self.private = private
         self.shared = shared
         self.never_stale = never_stale
 
@@ -49,7 +48,8 @@ def terms(index: dict[bytes, bytes], ttl: float, requested: float, received: flo
         return None  # what servers say that know HTTP/1.0 alone
     else:
         said = {}
-    if b"no-store" in said or b"no-cache" in said:
+    # `private` is for one user alone; a credential is not one: an application carries the same for all of its users.
+    if b"no-store" in said or b"no-cache" in said or b"private" in said:
         return None
     date = http_date(index.get(b"date", b""), received)
     born = received - _initial_age(index, date, requested, received)
@@ -66,7 +66,6 @@ def terms(index: dict[bytes, bytes], ttl: float, requested: float, received: flo
     return Terms(
         born,
         lifetime,
-        b"private" in said,
         not _SHARED.isdisjoint(names),
         not _NEVER_STALE.isdisjoint(names),
     )

@@ -61,8 +61,6 @@ class Recipe:
         self._personal = PERSONAL - self._keyed
         #: Names that were seen, and are no signs.
         self._innocent: set[bytes] = set()
-        #: True: a response that is for one user alone has a key that no other user has.
-        self.is_for_one = "credential" in who or "consumer" in who
 
     def personal(self, context: Context) -> bool:
         """Does the upstream see a sign of who is asking that the key does not hold?"""

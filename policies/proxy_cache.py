@@ -94,12 +94,12 @@ class ProxyCache(Policy):
     Where the upstream sees a sign of a person beside that (`Cookie`, an `Authorization` that the gateway does not
     hide, `X-Authenticated-User-Token` and the like, also under another name), a response is only shared if it says
     `public`, `s-maxage` or `must-revalidate`; `vary_by: [credential, header.Cookie]` makes such a header part of the
-    key instead. `private` responses are stored only where the key holds the credential or the consumer, never on a
-    public route.
+    key instead.
 
-    **What.** GET alone, of the `statuses`; a HEAD is answered from it. Never: `no-store` and `no-cache`,
-    `Set-Cookie`, `Vary: *`, event streams, requests with a body, `Range` or `Upgrade`, bodies that were cut or whose
-    end only the end of the connection tells, and what is larger than `cache.max_object`. `Vary` is followed.
+    **What.** GET alone, of the `statuses`; a HEAD is answered from it. Never: `no-store`, `no-cache` and `private` (a
+    credential may be an application's, and so many users'), `Set-Cookie`, `Vary: *`, event streams, requests with a
+    body, `Range` or `Upgrade`, bodies that were cut or whose end only the end of the connection tells, and what is
+    larger than `cache.max_object`. `Vary` is followed.
 
     **How long.** `s-maxage`, else `max-age`, else `Expires`; `ttl` is for responses that say nothing, and no limit
     for those that do. Nothing is validated with the upstream: what is stale is fetched anew. Requests' `no-cache`
