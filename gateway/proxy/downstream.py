@@ -3,13 +3,15 @@
 States: open (waiting for a head, or carrying an exchange), lingering (answered, closed for writing, reading
 what the client still sends so that the answer is not reset: RFC 9112 §9.6), closed.  Pipelined requests wait
 in an inbox of 64 KiB, after which reading stops; the next one starts from a loop, never by recursion.
-The clock is the sweep of `plane`: `deadline` is one field, its meaning follows from the state.
+The clock is the sweep of `plane`: `deadline` is one field, its meaning follows from the state.  The sweep also looks
+whether a client that is not read from is still there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -66,8 +68,8 @@ class Downstream:
     """
 
     __slots__ = ("_address", "_admitted", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life",
-                 "_lingered", "_network", "_pace", "_paused", "_peer", "_peer_of", "_plane", "_port", "_pumping",
-                 "_scheme", "_served", "_unsent", "_write", "deadline", "exchange", "transport")  # fmt: skip
+                 "_lingered", "_network", "_pace", "_peer", "_peer_of", "_plane", "_port", "_pumping",
+                 "_scheme", "_served", "_unsent", "_write", "deadline", "exchange", "paused", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
 
@@ -87,7 +89,7 @@ class Downstream:
         self._inbox = b""
         self._life = OPEN
         self._pumping = False
-        self._paused = False
+        self.paused = False
         self._blocked = False
         self._half_closed = False
         #: True while the deadline is that of a head: of the connection's first one, or of one that has begun.
@@ -163,14 +165,19 @@ class Downstream:
             # Requests that wait until it reads the answers before theirs are answered yet.
             self._half_closed = self._blocked and END in self._inbox
             return self._half_closed
-        if exchange.reader is not None and not exchange.reader.done:
-            exchange.client_gone()
-            self.exchange = None
+        if self._uploading(exchange):
+            self._gone(exchange)
             return False
         # It has said all that it wants to say; the answers to what it has asked are still due.
         self._half_closed = True
         self._grace(exchange)
         return True
+
+    def _gone(self, exchange: Exchange) -> None:
+        """Nobody waits for this exchange any more."""
+        exchange.client_gone()
+        self.exchange = None
+        self._close()
 
     def _wait_for_body(self) -> None:
         """A piece of its body must come in time: as many bytes as the pace says."""
@@ -183,6 +190,9 @@ class Downstream:
         self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
         if exchange.state == WAITING:
             return  # its body lies in the inbox
+        if self._uploading(exchange):
+            self._gone(exchange)  # what is left of its body will never come
+            return
         if END not in self._inbox:
             self._inbox = b""
             exchange.close = True
@@ -212,7 +222,7 @@ class Downstream:
         exchange = self.exchange
         if exchange is not None:
             self.deadline = 0
-            if self._uploading(exchange) and not self._paused:
+            if self._uploading(exchange) and not self.paused:
                 self._wait_for_body()
             exchange.download_flowing()
             return
@@ -385,19 +395,31 @@ class Downstream:
 
     def pause(self) -> None:
         """Stop reading."""
-        if not self._paused and self._life == OPEN and self.transport is not None:
-            self._paused = True
+        if not self.paused and self._life == OPEN and self.transport is not None:
+            self.paused = True
             if not self._blocked:
                 self.deadline = 0
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused and self._life < CLOSED and self.transport is not None:
-            self._paused = False
+        if self.paused and self._life < CLOSED and self.transport is not None:
+            self.paused = False
             self.transport.resume_reading()
             if self.exchange is not None and not self._blocked and self._uploading(self.exchange):
                 self._wait_for_body()
+
+    def look(self) -> None:
+        """Find out whether a client that is not read from has reset its connection: the loop does not tell."""
+        if self._life != OPEN or self.transport is None:
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return
+        poller = select.poll()
+        poller.register(sock.fileno(), 0)  # errors are told unasked
+        if poller.poll(0):
+            self.transport.abort()
 
     def blocked(self) -> bool:
         """Does the client take no more for now?"""
@@ -423,14 +445,14 @@ class Downstream:
         """The exchange is over, at `now` of the monotonic clock, and its request was read to the end."""
         exchange, self.exchange = self.exchange, None
         if close or (self._half_closed and not self._inbox):
-            if self._inbox or self._paused or (exchange is not None and exchange.head.keep_alive):
+            if self._inbox or self.paused or (exchange is not None and exchange.head.keep_alive):
                 self.linger()  # its next request may be on its way
             else:
                 self._close()
             return
         if self._life != OPEN:
             return
-        if self._paused and not self._blocked:
+        if self.paused and not self._blocked:
             self.resume()
         if self._inbox:
             self._pump()
@@ -521,9 +543,7 @@ class Downstream:
             else:
                 self._close()
         elif self._half_closed and exchange.state < RESPONDING:
-            exchange.client_gone()
-            self.exchange = None
-            self._close()
+            self._gone(exchange)
         elif self._blocked:
             exchange.abort("the client stopped reading")
         elif self._uploading(exchange):

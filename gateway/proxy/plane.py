@@ -230,6 +230,8 @@ class Plane:
         """Tell every connection and exchange whose deadline has passed; `now` is the monotonic clock in nanoseconds."""
         for connection in [c for c in self.downstreams if c.deadline and c.deadline <= now]:
             connection.expired()
+        for connection in [c for c in self.downstreams if c.paused]:
+            connection.look()
         late = [
             exchange
             for exchange in [c.exchange for c in self.downstreams if c.exchange is not None]

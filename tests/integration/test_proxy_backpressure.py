@@ -178,6 +178,21 @@ async def test_a_client_whose_body_nobody_reads_is_not_called_slow_once_it_reads
         writing.cancel()
 
 
+async def test_a_client_that_resets_while_nobody_reads_its_body_frees_the_upstream() -> None:
+    seen = asyncio.Event()
+
+    async def unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await seen.wait()
+
+    async with served(unread) as url, running_gateway(routed(url)) as gateway, await gateway.connect() as client:
+        client.send(request("POST", "/", f"Content-Length: {SIZE}") + bytes(SIZE // 8))
+        await eventually(lambda: any(connection.paused for connection in gateway.plane.downstreams))
+        client.reset()
+        assert [record.status for record in await gateway.recorded(1)] == [499]
+        assert gateway.plane.counts()["upstream", "active"] == 0
+        seen.set()
+
+
 async def test_a_reader_slower_than_the_patience_of_a_close_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written before the close goes out as long as the client takes some of it."""
     monkeypatch.setattr(downstream, "CLOSE_PATIENCE", 500_000_000)

@@ -164,6 +164,18 @@ async def test_a_body_that_came_while_its_request_waited_is_forwarded(sent: byte
         await eventually(lambda: upstream.requests and upstream.requests[0].body.count(b"z") == sent.count(b"z"))
 
 
+async def test_a_body_that_was_cut_while_its_request_waited_is_not_waited_for() -> None:
+    async with proxied(silent) as (upstream, gateway):
+        (client,) = await crowd(gateway, 1)
+        gateway.plane.overload.hold(Standstill(gateway))
+        client.send(request("POST", "/", "Content-Length: 4") + b"zzz")
+        client.writer.write_eof()
+        assert await client.ended() == "closed"
+        (record,) = await gateway.recorded(1)
+        assert (record.status, record.decision) == (499, "aborted")
+        assert not upstream.requests
+
+
 async def test_a_client_that_leaves_a_crowd_is_forgotten() -> None:
     async with proxied(ok) as (_, gateway):
         clients = await crowd(gateway, 3)
