@@ -76,6 +76,7 @@ def tunnel_forgotten(exchange: Exchange) -> None:
     """Both of its connections are gone."""
     if exchange.tunnel is not None:
         exchange.plane.tunnels.discard(exchange.tunnel)
+        exchange.tunnel = None
     exchange.downstream.forgotten()
     exchange.carrier.pool.forget(exchange.carrier)
     if exchange.balancer.queue:

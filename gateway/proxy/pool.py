@@ -115,16 +115,13 @@ class Pool:
             raise ConnectError(f"{origin}: {explain(error)}") from error
 
     async def _secure(self, tls: ClientTls, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        """A connection with a handshake; raises OSError or ValueError."""
-        opened: asyncio.Future[None] = self._loop.create_future()
+        """A connection with a handshake; raises OSError, ValueError or `ConnectError`."""
+        # Told as a value: a future's exception keeps the frame that awaits it, and that frame the future.
+        opened: asyncio.Future[Exception | None] = self._loop.create_future()
 
-        def told(error: BaseException | None) -> None:
-            if opened.done():
-                return
-            if error is None:
-                opened.set_result(None)
-            else:
-                opened.set_exception(error)
+        def told(error: Exception | None) -> None:
+            if not opened.done():
+                opened.set_result(error)
 
         assert tls.context is not None  # noqa: S101 - `proxy.tls` makes it, a test at the most leaves it out
         connection = TlsConnection(tls.context, protocol, told, tls.server_name)
@@ -132,12 +129,13 @@ class Pool:
             await self._loop.create_connection(
                 lambda: cast(asyncio.Protocol, connection), self.origin.host, self.origin.port
             )
-            await opened
+            fault = await opened
         except BaseException:
             connection.abort()
-            if opened.done():
-                opened.exception()  # it has been seen
             raise
+        if fault is not None:
+            connection.abort()
+            raise ConnectError(f"{self.origin}: {explain(fault)}") from fault
         return cast(asyncio.Transport, connection), protocol
 
     def _protocol(self) -> asyncio.Protocol:

@@ -31,7 +31,7 @@ _CLOSED: Final = 2
 _NOBODY: Final = asyncio.Protocol()
 
 
-def _told(_: BaseException | None) -> None:
+def _told(_: Exception | None) -> None:
     """Stands in for `opened` once it was called."""
 
 
@@ -46,7 +46,7 @@ class TlsConnection:
         self,
         context: ssl.SSLContext,
         protocol: asyncio.Protocol,
-        opened: Callable[[BaseException | None], None],
+        opened: Callable[[Exception | None], None],
         server_name: str | None = None,
     ) -> None:
         """`protocol` hears of the connection after its handshake; `opened` is told once: None then, or the error that
@@ -115,6 +115,7 @@ class TlsConnection:
             protocol.connection_lost(self._fault or exc)
         else:
             self._tell(self._fault or exc or ConnectionAbortedError("closed during the TLS handshake"))
+        self._fault = None  # it holds the frames that it passed, and they hold us
 
     def pause_writing(self) -> None:
         if self._state == _OPEN:
@@ -145,7 +146,7 @@ class TlsConnection:
         self._tell(None)
         self._deliver()
 
-    def _tell(self, error: BaseException | None) -> None:
+    def _tell(self, error: Exception | None) -> None:
         opened, self._opened = self._opened, _told
         opened(error)
 

@@ -29,6 +29,9 @@ FAREWELL: Final = 1_000_000_000
 DISMISSAL: Final = 200_000_000
 PATIENCE: Final = 10_000_000_000
 
+#: Stands in for the transports of a tunnel that is over: it and its sides hold each other, and nothing else any more.
+_GONE: Final = asyncio.Transport()
+
 _REASONS: Final = {GOING_AWAY: b"going away", POLICY_VIOLATION: b"no longer authorized"}
 
 
@@ -179,7 +182,7 @@ class Tunnel:
     ) -> None:
         """Tie two transports; `idle` and `total` are the longest silence and the longest life, in nanoseconds,
         0 for any."""
-        self._exchange = exchange
+        self._exchange: Exchange | None = exchange
         self.idle = idle or 1 << 62
         now = monotonic_ns()
         self.deadline = now + self.idle
@@ -231,7 +234,7 @@ class Tunnel:
 
     def recheck(self) -> None:
         """Judge again whether it may go on."""
-        if not self.ended:
+        if not self.ended and self._exchange is not None:
             self._exchange.recheck()
 
     def cut(self) -> None:
@@ -260,7 +263,10 @@ class Tunnel:
             side.other.transport.abort()
         self._end()
         if side.other.gone:
-            self._exchange.tunnel_forgotten()
+            self.client.transport = self.server.transport = _GONE
+            exchange, self._exchange = self._exchange, None
+            if exchange is not None:
+                exchange.tunnel_forgotten()
 
     def _end(self) -> None:
         if self.ended:
@@ -270,4 +276,5 @@ class Tunnel:
         self.deadline = monotonic_ns() + PATIENCE
         for side in (self.client, self.server):
             side.transport.close()
-        self._exchange.tunnel_ended(self.server.received)
+        if self._exchange is not None:
+            self._exchange.tunnel_ended(self.server.received)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,9 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from gateway.proxy.tls_connection import TlsConnection
 from tests.certificates import Issued, authority, client_context, server_context, stranger
-from tests.integration.gateways import Response, eventually, get, request, routed, running_gateway
+from tests.integration.gateways import Gateway, Response, eventually, get, request, routed, running_gateway
 from tests.integration.test_listener_tls import secure, tls
 from tests.integration.test_websockets import echo
 
@@ -521,3 +524,53 @@ async def test_probes_speak_tls_too(believed: bool, tmp_path: Path, issued: Issu
             await eventually(lambda: len(server.asked) > 2)
             assert (await gateway.get()).status == 503
             assert asked == []
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    logging.disable()  # pytest keeps what is logged, errors with all that they passed
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    logging.disable(logging.NOTSET)
+
+
+async def test_what_is_over_is_freed_without_the_collector(tmp_path: Path, no_collector: None) -> None:
+    """It comes seldom in a gateway, and OpenSSL holds some 40 KiB a connection."""
+
+    async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    issued = authority().issue(tmp_path, "lms.example.org")
+    context = client_context(tmp_path)
+    plain = await asyncio.start_server(no_tls, "127.0.0.1", 0)
+    async with plain, serve(echo, "127.0.0.1", 0, ssl=server_context(tmp_path, issued)) as sockets:
+        ports = [plain.sockets[0].getsockname()[1], next(iter(sockets.sockets)).getsockname()[1]]
+        for number, port in enumerate(ports):
+            text = routed(f"https://127.0.0.1:{port}", service="tls_verify: false", top=tls(issued))
+            async with running_gateway(text) as gateway:
+
+                async def once(gateway: Gateway = gateway, tunnel: bool = bool(number)) -> None:
+                    if not tunnel:
+                        async with await secure(gateway, context) as client:
+                            assert (await client.request(get())).status == 503
+                        return
+                    url = f"wss://127.0.0.1:{gateway.port}/"
+                    async with connect(url, ssl=context, server_hostname="lms.example.org") as socket:
+                        await socket.send("hello")
+                        assert await socket.recv() == "hello"
+
+                for _ in range(3):
+                    await once()
+                await eventually(lambda: not living(TlsConnection))
+
+
+def living(kind: type) -> int:
+    """How many objects of a kind there are."""
+    return sum(type(each) is kind for each in gc.get_objects())
