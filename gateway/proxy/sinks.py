@@ -12,9 +12,9 @@ from typing import Final, Protocol
 #: The most bytes of a request held while nobody can take them yet: a body before its decision, pipelined heads.
 INBOX: Final = 64 * 1024
 
-#: Write-buffer marks of every transport, in bytes.
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = 64 * 1024
+#: Write-buffer marks of every transport, in bytes: what a slow reader may cost us beside one read of its source.
+HIGH_WATER: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
 
 
 class Source(Protocol):
