@@ -185,6 +185,11 @@ class Downstream:
         self._pace = timeouts.pace
         self.deadline = monotonic_ns() + timeouts.body
 
+    def _grace_if_it_goes_on(self, exchange: Exchange) -> None:
+        # Apart from its caller, where the compiler takes `self.exchange` for what was put there before a call.
+        if self.exchange is exchange:
+            self._grace(exchange)
+
     def _grace(self, exchange: Exchange) -> None:
         """The exchange of a client that has closed its side: its answer must begin soon."""
         self.deadline = monotonic_ns() + HALF_CLOSE_GRACE
@@ -292,8 +297,8 @@ class Downstream:
                 exchange.begin()
             except Exception as error:  # noqa: BLE001 - a defect of ours: the client gets a 500, never silence
                 exchange.crashed(error)
-            if self._half_closed and self.exchange is exchange:
-                self._grace(exchange)  # after it has taken its body from the inbox
+            if self._half_closed:
+                self._grace_if_it_goes_on(exchange)  # after it has taken its body from the inbox
         self._pumping = False
         if self.exchange is None and self._life == OPEN and not self._blocked:
             if self._half_closed:

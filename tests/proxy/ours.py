@@ -37,7 +37,7 @@ def next_request(data: bytes) -> tuple[strict.Request, bytes] | None:
         if target == b"*" and head.method != b"OPTIONS":
             raise Stopped(400)
         if target[0] != 0x2F and target != b"*":
-            target, host = absolute_form(target, host)
+            target, host = absolute_form(target, host, head.method)
             hostname_of(host)
         if target != b"*":
             canonical(target.partition(b"?")[0], DEFAULT)

@@ -187,6 +187,8 @@ def _target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     match = ABSOLUTE_FORM.fullmatch(target)
     if match is None or HOST.fullmatch(match[1]) is None:
         raise Malformed("the target's form")
+    if method == b"OPTIONS" and not match[2] and not match[3]:
+        return b"*", match[1]  # about the whole server (RFC 9112 §3.2.4)
     return (match[2] or b"/") + (match[3] or b""), match[1]
 
 
