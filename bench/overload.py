@@ -1,11 +1,11 @@
 """`make bench-overload`: twice what the gateway can do, in three shapes, and whether it survives it well.
 
 `kept`: 2,000 kept-alive connections; `fresh`: a new connection for each request; `slow`: a service of bounded
-concurrency behind the gateway, asked for twice what it can do.  Latencies count from when a request was due; those
-that are promised, from when it had a connection: what the kernel keeps from connecting is not in the gateway's hands.
-Each shape: capacity by a closed loop, then half of
+concurrency behind the gateway, asked for twice what it can do.  Each shape: capacity by a closed loop, then half of
 that, twice that and half of that again, without a gap.  Wanted: what is served under overload is at least 85 % of
-capacity, latency bounded, refusals well-formed 503s, and normal latency again within five seconds.
+capacity, latency bounded, refusals well-formed 503s, and normal latency again within five seconds.  The latencies
+that are promised count from when a request had a connection (the kernel's refusing to connect is in nobody's hands);
+how long it took to recover, from when it was due.
 
 The gateway and nginx share one core and the generator has the other, so that the generator can offer twice what
 the gateway can do.  Exit status: 0 when all is met, 1 when not, 3 when it broke.
