@@ -11,9 +11,6 @@ from typing import Any
 
 from gateway.config.problems import Path, Problem
 
-#: Policies of the contract that are not built yet.
-LATER_POLICIES: frozenset[str] = frozenset()
-
 
 def _given(value: Any) -> bool:
     return value is not None

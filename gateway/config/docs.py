@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.config import docs_text
-from gateway.config.availability import GATES, LATER_POLICIES
+from gateway.config.availability import GATES
 from gateway.config.schema import plain_schema
 from gateway.core.policy import Policy
 from gateway.registry import policies
@@ -142,12 +142,9 @@ def _later() -> Iterator[str]:
     yield "These are part of the format, and are refused with `… is not available yet`:\n"
     for gate in GATES:
         yield f"- `{gate.path}`: {gate.what}"
-    if LATER_POLICIES:
-        yield f"- the policies {', '.join(f'`{name}`' for name in sorted(LATER_POLICIES))}"
     yield "- what the tables of the policies above say so of\n"
     yield "These refuse nothing and do nothing yet:\n"
     yield "- the admin listener: `admin` and `listen.admin` are read and checked, but nothing is served there"
-    yield "- WebSockets: a request's `Upgrade` is dropped, as a hop-by-hop header is, and it goes on as plain HTTP"
     yield "- the use of keys: `last_used_at` of a key stays empty\n"
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 from pydantic import PlainValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from gateway.config.availability import LATER_POLICIES
 from gateway.config.problems import did_you_mean, listed
 from gateway.core.errors import PosternError
 from gateway.core.policy import Entry, Policy
@@ -48,10 +47,7 @@ def adapter(policy: type[Policy]) -> TypeAdapter[Any]:
 def _validate_one(name: str, value: Any, policies: Mapping[str, type[Policy]], context: Any) -> Any:
     """The settings of one policy; raises ValidationError or PydanticCustomError."""
     if name not in policies:
-        if name in LATER_POLICIES:
-            raise PydanticCustomError("not_available", "the policy {name} is not available yet", {"name": name})
-        known = [*policies, *LATER_POLICIES]
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(name, policies)
         raise PydanticCustomError("unknown_policy", "unknown policy{hint}", {"hint": hint})
     try:
         policy = policies[name]

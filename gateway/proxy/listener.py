@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("postern.proxy")
 
-#: Connections that the kernel keeps for us until we accept them.
-BACKLOG = 4096
+#: Connections that the kernel keeps for us until we accept them: many in a turn of the loop, so that more would only
+#: be a longer way out of an overload.
+BACKLOG = 1024
 #: What the kernel takes for a client beyond what is on its way to it, in bytes.  Without it the kernel holds up to
 #: several MiB for each client that reads slowly; two thousand of those put all of the machine's TCP under pressure.
 UNSENT = 128 * 1024

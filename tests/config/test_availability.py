@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.availability import GATES, LATER_POLICIES
+from gateway.config.availability import GATES
 from tests.config.fakes import load_text, problems
 
 SERVICE = "services: [{name: s, %s}]"
@@ -28,12 +28,6 @@ def test_gates(gate: object) -> None:
     (line,) = problems(CASES[path])
     assert f"{path.replace('[]', '[0]')}: " in line
     assert line.endswith(" is not available yet")
-
-
-@pytest.mark.parametrize("name", sorted(LATER_POLICIES))
-def test_policies(name: str) -> None:
-    (line,) = problems(f"policies: {{{name}: {{}}}}")
-    assert line == f"1:12: policies.{name}: the policy {name} is not available yet"
 
 
 def test_what_means_the_same_as_leaving_it_out_is_accepted() -> None:
