@@ -107,13 +107,13 @@ def summarise(running: Running) -> Result:
 
 
 def targets(results: Sequence[Result]) -> list[Target]:
-    """The promises: Postern with everything on, against its peers in the same run."""
+    """The promises: Postern with everything on, and plain, against its peers in the same run."""
     by_name = {result.name: result for result in results}
     subject = by_name.get(SUBJECT)
 
-    def ratio(peer: str) -> float | None:
-        other = by_name.get(peer)
-        return subject.cpu_us / other.cpu_us if subject and other and other.cpu_us else None
+    def ratio(peer: str, ours: str = SUBJECT) -> float | None:
+        mine, other = by_name.get(ours), by_name.get(peer)
+        return mine.cpu_us / other.cpu_us if mine and other and other.cpu_us else None
 
     envoy = by_name.get("envoy-policies")
     waiting = (
@@ -125,6 +125,7 @@ def targets(results: Sequence[Result]) -> list[Target]:
         Target("CPU a request against Envoy with the same policies", 0.65, ratio("envoy-policies")),
         Target("CPU a request against nginx + Lua", 1.25, ratio("nginx-lua")),
         Target("CPU a request against Traefik", 0.35, ratio("traefik-policies")),
+        Target("CPU a request, plain, against Envoy plain", 0.6, ratio("envoy-plain", "postern-plain")),
         Target("p99 at half of its own saturation against Envoy's", 1.0, waiting),
     ]
 

@@ -41,11 +41,13 @@ def peer(name: str, cpu_us: float, half_p99_ms: float | None = None) -> Result:
 @pytest.mark.parametrize(
     ("peers", "met"),
     [
-        ([], [None, None, None, None]),
-        ([peer("envoy-policies", 60.0, 0.6)], [True, None, None, True]),
-        ([peer("envoy-policies", 45.0, 0.5)], [False, None, None, False]),
-        ([peer("nginx-lua", 24.0), peer("traefik-policies", 90.0)], [None, True, True, None]),
-        ([peer("nginx-lua", 23.0), peer("traefik-policies", 80.0)], [None, False, False, None]),
+        ([], [None, None, None, None, None]),
+        ([peer("envoy-policies", 60.0, 0.6)], [True, None, None, None, True]),
+        ([peer("envoy-policies", 45.0, 0.5)], [False, None, None, None, False]),
+        ([peer("nginx-lua", 24.0), peer("traefik-policies", 90.0)], [None, True, True, None, None]),
+        ([peer("nginx-lua", 23.0), peer("traefik-policies", 80.0)], [None, False, False, None, None]),
+        ([peer("postern-plain", 24.0), peer("envoy-plain", 40.0)], [None, None, None, True, None]),
+        ([peer("postern-plain", 25.0), peer("envoy-plain", 40.0)], [None, None, None, False, None]),
     ],
 )
 def test_targets(peers: list[Result], met: list[bool | None]) -> None:
