@@ -116,6 +116,8 @@ class Pending(Generic[T]):
     _WAITING = 0
     _DELIVERED = 1
     _CANCELLED = 2
+    #: Delivered, and taken: nothing is held any more.
+    _TAKEN = 3
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
         self._state = self._WAITING
@@ -132,7 +134,7 @@ class Pending(Generic[T]):
 
     def then(self, callback: Callable[[T], None], errback: Callable[[BaseException], None]) -> None:
         """Take the value with `callback`, or a fault with `errback`; exactly one of them runs, once."""
-        if self._callback is not None:
+        if self._callback is not None or self._state == self._TAKEN:
             raise RuntimeError("somebody waits for this Pending already")
         self._callback, self._errback = callback, errback
         if self._state == self._DELIVERED:
@@ -155,22 +157,28 @@ class Pending(Generic[T]):
         if self._state == self._WAITING:
             self._state = self._CANCELLED
             self._callback = self._errback = None
-            if self._on_cancel is not None:
-                self._on_cancel()
+            on_cancel, self._on_cancel = self._on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
 
     def _deliver(self) -> bool:
         if self._state == self._CANCELLED:
             return False
-        if self._state == self._DELIVERED:
+        if self._state != self._WAITING:
             raise RuntimeError("this Pending was delivered already")
         self._state = self._DELIVERED
+        self._on_cancel = None
         return True
 
     def _fire(self) -> None:
         callback, errback = self._callback, self._errback
         if callback is None or errback is None:
             return
-        if self._error is not None:
-            errback(self._error)
+        # Let go of everything first: who made it, who waits and what is delivered often hold it in turn.
+        value, error = self._value, self._error
+        self._state = self._TAKEN
+        self._callback = self._errback = self._value = self._error = None
+        if error is not None:
+            errback(error)
         else:
-            callback(self._value)  # type: ignore[arg-type]  # delivered without an error: it is a T
+            callback(value)  # type: ignore[arg-type]  # delivered without an error: it is a T
