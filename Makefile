@@ -35,7 +35,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# With a C compiler the hot path is compiled (about a minute); without one, with INTERPRETED=1,
+# With a C compiler the hot path is compiled (a minute or two); without one, with INTERPRETED=1,
 # and after `make interpreted`, it is interpreted.
 $(FAST): $(STAMP) setup.py $(HOT)
 	@rm -f gateway/_compiled.json; find gateway policies -name '*.so' -delete; rm -rf build *__mypyc*.so
