@@ -106,13 +106,15 @@ class Overload:
         queue = self._queue
         now = monotonic_ns()
         until = now + SLICE
-        while queue and now < until:
-            since, held = queue.popleft()
-            if now - since > self.max_wait:
-                held.shed(now)
-            else:
-                held.take_turn(now)
-            now = monotonic_ns()
-        self._turning = bool(queue)
-        if queue:
-            self._loop.call_soon(self._turn)
+        try:
+            while queue and now < until:
+                since, held = queue.popleft()
+                if now - since > self.max_wait:
+                    held.shed(now)
+                else:
+                    held.take_turn(now)
+                now = monotonic_ns()
+        finally:  # whatever one of them broke, the others' turn must come
+            self._turning = bool(queue)
+            if queue:
+                self._loop.call_soon(self._turn)

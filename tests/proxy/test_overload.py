@@ -68,6 +68,26 @@ async def test_what_has_waited_too_long_is_shed() -> None:
     assert "shed" in kinds
 
 
+class Broken(Held):
+    """A defect of ours."""
+
+    def take_turn(self, now: int) -> None:
+        raise RuntimeError("a defect of ours")
+
+
+async def test_one_that_breaks_holds_up_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    faults: list[object] = []
+    loop.set_exception_handler(lambda _, context: faults.append(context.get("exception")))
+    overload, told = Overload(loop, 10_000_000_000), list[tuple[str, int]]()
+    for held in (Broken(told, 0), Held(told, 1), Held(told, 2)):
+        overload.hold(held)
+    await until(lambda: told == [("begun", 1), ("begun", 2)])
+    assert [type(fault) for fault in faults] == [RuntimeError]
+    overload.hold(Held(told, 3))
+    await until(lambda: len(told) == 3)
+
+
 async def test_a_late_loop_crowds_and_recovers() -> None:
     loop = asyncio.get_running_loop()
     overload, door = Overload(loop, 100_000_000), Door()
