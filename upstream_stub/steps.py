@@ -70,7 +70,8 @@ class Script:
 def reset(transport: asyncio.Transport) -> None:
     """Drop a connection so that the peer sees RST, not FIN; what waits to be written is lost."""
     opened = transport.get_extra_info("socket")
-    if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6):
+    # A transport that has closed already has no descriptor left (uvloop: ValueError, not OSError).
+    if opened is not None and opened.fileno() != -1 and opened.family in (socket.AF_INET, socket.AF_INET6):
         # The peer may have reset the connection before us: then there is nothing left to set.
         with contextlib.suppress(OSError):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
