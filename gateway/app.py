@@ -1,7 +1,8 @@
-"""The composition root: builds everything, owns the order of starting and stopping.
+"""The composition root and the control side: builds everything, owns the order of starting and stopping.
 
-Starting: settings, secret key, store (migrated), verifier, snapshot, listeners, ready.  Stopping is the reverse:
-not ready, the drain's delay, no more connections, requests in flight finish, the rest is closed.
+Starting: settings, secret key, store (migrated), verifier, what serves, listeners, ready.  Stopping is the reverse:
+not ready, the drain's delay, no more connections, requests in flight finish, the rest is closed.  What serves is behind
+a `WorkerLink`: a data plane in this process, or workers.
 """
 
 from __future__ import annotations
@@ -17,39 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.admin.app import ControlServer
-from gateway.build import Ports, build
-from gateway.cache.opening import ResponseCaches
 from gateway.config.loader import Loaded, load
 from gateway.config.model import Config
+from gateway.control.local import LocalLink
 from gateway.core.garbage import for_good
+from gateway.core.ports import Redeclared, WorkerLink
 from gateway.counters.memory import MemoryCounters
 from gateway.credentials.declared import Declaration
 from gateway.credentials.hashing import Hasher
 from gateway.credentials.parse import Prefixes
 from gateway.credentials.secrets import load_secret_key
-from gateway.credentials.verify import Rules, Tally, Verifier
-from gateway.issuers.access_tokens import HeldTokens
-from gateway.issuers.token_endpoint import TokenEndpoint
-from gateway.proxy.listener import Listener
-from gateway.proxy.plane import Plane
-from gateway.proxy.tls import ignore_unreadable_names
+from gateway.credentials.verify import Rules, Verifier
+from gateway.data_plane import Lent
 from gateway.reload import Reloader
-from gateway.snapshot import Snapshot
 from gateway.store.location import data_folder
 from gateway.store.store import Store
-from gateway.telemetry.access import AccessLog
 from gateway.telemetry.events import flush, get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.redact import TextRedactor
 from gateway.telemetry.status import StatusServer, TargetStatus, WorkerStatus
 
 _log = get_logger("postern")
 
-#: Seconds between two rounds of housekeeping: access lines written, idle counters forgotten.
+#: Seconds between two looks at how old the change feed is.
 TICK = 0.25
 _CONTROL_SOCKET = "control.sock"
-#: Seconds that the last access lines get to be written.
-_LAST_LINES = 2.0
 
 
 class SystemClock:
@@ -76,13 +68,12 @@ class Options:
 class _Compiled:
     """What is made of a configuration before it is in force."""
 
-    snapshot: Snapshot
     declaration: Declaration
-    secret_names: set[str]
+    served: object
 
 
 class App:
-    """One gateway in one process."""
+    """One gateway."""
 
     def __init__(self, options: Options) -> None:
         """Read the configuration; raises `ConfigError`."""
@@ -100,10 +91,9 @@ class App:
         self._hurry = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self.plane: Plane
         self.store: Store
         self.verifier: Verifier
-        self.listener: Listener
+        self.link: WorkerLink | None = None
 
     # ── the whole life ───────────────────────────────────────────────────────────────────────
 
@@ -177,21 +167,10 @@ class App:
         secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
         self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
 
-        endpoint = TokenEndpoint()
-        stack.push_async_callback(endpoint.close)
-        tokens = HeldTokens(self.clock, endpoint.fetch)
-        stack.push_async_callback(tokens.close)
-        self.access = self._access_log(config)
-        if self.access is not None:
-            stack.callback(self.access.close, _LAST_LINES)
-        cache = config.cache
-        self.responses = ResponseCaches(cache.backend, cache.size, cache.max_object)
-        stack.push_async_callback(self.responses.close)
-        self._ports = Ports(self.clock, self.counters, self.verifier, self.metrics.route, tokens, self.responses.open)
+        lent = Lent(self.clock, self.counters, self.verifier, self.metrics, self._options.access)
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
-            self.plane = Plane(build(self.loaded, self._ports), loop, self.access)
-        stack.callback(self.plane.stop)
+            self.link = link = LocalLink(loop, self.loaded, lent)
         self._register_metrics()
         self.metrics.config_loaded(self.loaded.hash)
         self.reloader = Reloader(self._options.config, self.loaded, self._compile, self._swap, self.metrics)
@@ -200,20 +179,9 @@ class App:
         control = ControlServer(folder / _CONTROL_SOCKET, self.store, self.verifier)
         await control.start()
         stack.push_async_callback(control.stop)
-        listen = config.listen
-        ignore_unreadable_names()
-        self.listener = Listener(
-            self.plane,
-            listen.proxy.host,
-            listen.proxy.port,
-            listen.proxy_protocol == "on",
-            listen.proxy_protocol_from,
-        )
-        await self.listener.start()
-        stack.callback(self.listener.stop_accepting)
-        self.plane.overload.gates.append(self.listener)
+        stack.push_async_callback(link.stop)
+        await link.start()
         stack.push_async_callback(self._end_background)
-        self.plane.start()
         self.reloader.watch()
         self._background.add(asyncio.create_task(self.store.changes.follow(), name="changes"))
         self._timer = loop.call_later(TICK, self._tick)
@@ -223,7 +191,7 @@ class App:
         _log.info(
             "ready",
             pid=os.getpid(),
-            proxy=f"{listen.proxy.host}:{self.listener.port}",
+            proxy=f"{listen.proxy.host}:{self.port}",
             status=f"{listen.status.host}:{self._status.port}",
             hash=self.loaded.hash,
             seconds=round(self.uptime(), 2),
@@ -236,50 +204,34 @@ class App:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
-    def _access_log(self, config: Config) -> AccessLog | None:
-        if self._options.access is None:
-            return None
-        return AccessLog(
-            self._options.access,
-            report=lambda lost: _log.warning("access_lines_lost", lost=lost),
-            redactor=TextRedactor(config.credentials.secret_prefix),
-            secret_names=_secret_names(config),
-        )
-
     def _register_metrics(self) -> None:
-        metrics, plane, verifier = self.metrics, self.plane, self.verifier
-        metrics.gauge("postern_connections", ("side", "state"), plane.counts)
+        metrics, verifier = self.metrics, self.verifier
         metrics.gauge("postern_bcrypt_queue", (), lambda: self.hasher.depth)
         metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
-        metrics.gauge("postern_counters_up", (), lambda: True)
         metrics.gauge("postern_revocation_lag_seconds", (), lambda: self.store.changes.lag)
-        metrics.gauge("postern_cache_total", ("route", "result"), self.responses.tally)
-        metrics.gauge("postern_credential_cache_total", ("result",), lambda: _tally(verifier.tally))
-        metrics.gauge(
-            "postern_upstream_target_healthy",
-            ("service", "target"),
-            lambda: {(target.service, target.target): target.healthy for target in self.targets()},
-        )
 
     # ── reloading ────────────────────────────────────────────────────────────────────────────
 
     def _compile(self, loaded: Loaded) -> _Compiled:
         """All that takes longer the larger the file is; runs in a thread, beside what is in force."""
         config = loaded.config
-        declaration = self.verifier.declaration(config.consumers, config.organizations)
-        return _Compiled(build(loaded, self._ports), declaration, _secret_names(config))
+        return _Compiled(
+            self.verifier.declaration(config.consumers, config.organizations), self._serving.compile(loaded)
+        )
 
-    def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
+    async def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
+        """Have it prepared by whoever serves (refused there, nothing has changed), then put it in force everywhere."""
         assert isinstance(compiled, _Compiled)  # noqa: S101 - it is what `_compile` made
-        snapshot = self.plane.snapshot
-        old = [*snapshot.routes, *self.loaded.config.parts(), *self.verifier.declared.records(), snapshot]
+        await self._serving.prepare(loaded, compiled.served)
+        old: list[object] = [*self.loaded.config.parts(), *self.verifier.declared.records()]
+        rules, declaration = _rules(loaded.config), compiled.declaration
+        redeclared = Redeclared(
+            declaration.usernames, declaration.organizations, rules.prefixes != self.verifier.rules.prefixes
+        )
         self.loaded = loaded
-        self.verifier.configure(_rules(loaded.config))
-        self.verifier.adopt(compiled.declaration)
-        if self.access is not None:
-            self.access.set_secret_names(compiled.secret_names)
-        self.plane.swap(compiled.snapshot)
-        return old
+        self.verifier.configure(rules)
+        self.verifier.adopt(declaration)
+        return old + await self._serving.commit(redeclared)
 
     def _hangup(self) -> None:
         # Whether it worked is in the log and in the metric.
@@ -296,11 +248,11 @@ class App:
         _log.info("draining", delay=drain.delay, timeout=drain.timeout)
         hurrying = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({hurrying}, timeout=drain.delay)
-        self.listener.stop_accepting()
-        draining = asyncio.create_task(self.plane.drain(drain.timeout))
+        self._serving.stop_accepting()
+        draining = asyncio.create_task(self._serving.drain(drain.timeout))
         await asyncio.wait({hurrying, draining}, return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
-            self.plane.cut()
+            self._serving.cut()
         clean = await draining
         hurrying.cancel()
         _log.info("drained", clean=clean)
@@ -309,9 +261,6 @@ class App:
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
-        if self.access is not None:
-            self.access.flush()
-        self.counters.sweep(time.monotonic_ns())
         if time.monotonic() - self.store.changes.heard > self.config.max_staleness:
             # Nobody knows what was revoked meanwhile: every credential is asked for again, and the store answers or
             # the request is a 500.
@@ -330,25 +279,29 @@ class App:
         """The hash of the configuration in force."""
         return self.loaded.hash
 
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        return self._serving.port
+
     def workers(self) -> Sequence[WorkerStatus]:
-        """The processes that serve: this one."""
-        return [WorkerStatus(os.getpid(), self.loaded.hash)]
+        """The processes that serve."""
+        return [] if self.link is None else self.link.workers()
 
     def targets(self) -> Sequence[TargetStatus]:
         """Every service's targets; without health checks each counts as well."""
-        plane: Plane | None = getattr(self, "plane", None)
-        if plane is None:
-            return []
-        return plane.targets.states()
+        return [] if self.link is None else self.link.targets()
+
+    @property
+    def _serving(self) -> WorkerLink:
+        """What serves, from the start on."""
+        if self.link is None:
+            raise RuntimeError("nothing serves yet")
+        return self.link
 
 
 def _ignore() -> None:
     """Hear a signal and do nothing."""
-
-
-def _tally(tally: Tally) -> dict[str, float]:
-    """How often credentials were answered in each way."""
-    return {"hit": tally.hit, "miss": tally.miss, "wrong": tally.wrong, "shared": tally.shared}
 
 
 def _rules(config: Config) -> Rules:
@@ -358,16 +311,3 @@ def _rules(config: Config) -> Rules:
         credentials.bcrypt_rounds,
         config.guesses.failures,
     )
-
-
-def _secret_names(config: Config) -> set[str]:
-    """Query parameters that carry keys on some route."""
-    names: set[str] = set()
-    for policies in (
-        config.policies,
-        *(service.policies for service in config.services),
-        *(route.policies for service in config.services for route in service.routes),
-    ):
-        for settings in policies.values():
-            names.update(getattr(settings, "key_names", ()))
-    return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -45,7 +45,8 @@ class Reloader:
     """Loads, compiles and swaps configurations.
 
     `compile_` makes of a configuration whatever will be in force (in a thread), `swap` puts it in force (on
-    the loop) and returns the parts of what it replaced; both are the composition root's.
+    the loop) and returns the parts of what it replaced, or raises `PosternError` and has changed nothing; both are the
+    composition root's.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Reloader:
         path: Path,
         current: Loaded,
         compile_: Callable[[Loaded], object],
-        swap: Callable[[Loaded, object], list[object]],
+        swap: Callable[[Loaded, object], Awaitable[list[object]]],
         metrics: ReloadMetrics,
     ) -> None:
         self._path = path
@@ -86,16 +87,16 @@ class Reloader:
             # Who asks from now on may want what is not in the file yet.
             self._queued = None
             self._seen = self._marks()
+            before = self.current.hash
             try:
                 loaded, compiled = await self._aside(self._prepare)
+                self._retire(await self._swap(loaded, compiled))
             except PosternError as error:
                 self._metrics.config_refused()
                 problems = error.problems if isinstance(error, ConfigError) else [str(error)]
                 _log.error("config_refused", cause=cause, problems=problems, still=self.current.hash)
                 self._note_files(error.files if isinstance(error, ConfigError) else ())
                 raise
-            before = self.current.hash
-            self._retire(self._swap(loaded, compiled))
             self.current = loaded
             self._note_files(())
             self._metrics.config_loaded(loaded.hash)

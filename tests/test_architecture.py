@@ -35,6 +35,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "telemetry": ("core",),
     # What a head may hold, and which of its lines are secret.
     "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1", "proxy.lines", "proxy.tls"),
+    # What one process serves with: it puts together what the request's way runs through, and knows no store.
+    "data_plane": ("core", "config", "build", "cache", "issuers", "proxy", "snapshot", "telemetry"),
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
     # What would become of a request: read and judged by the parts that serve it, over ports of its own.
     "analysis": (

@@ -43,7 +43,7 @@ class Bench:
         self.collecting.append(gc.isenabled())
         return loaded.hash
 
-    def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
+    async def _swap(self, loaded: Loaded, compiled: object) -> list[object]:
         assert compiled == loaded.hash
         self.swapped.append(loaded.hash)
         replaced, self.replaced = self.replaced, []

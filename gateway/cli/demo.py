@@ -52,7 +52,7 @@ class Demo:
         username, target, carrier = found
         key = await _make_key(app, username)
         host = app.config.listen.proxy.host
-        address = Address(_NEAR.get(host, host), app.listener.port)
+        address = Address(_NEAR.get(host, host), app.port)
         line = curl(address, Request("GET", target).carrying(key.encode(), carrier))
         print(f"\nA key for {username}, good for a day. Try:\n\n  {line}\n", flush=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.core.errors import IssuerError
 
@@ -144,6 +144,89 @@ class Authenticator(Protocol):
 
     def still_valid(self, identity: Identity, now: float) -> bool:
         """False once the identity's credential, consumer or groups have changed since it was verified."""
+        ...
+
+
+# ── what serves ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Redeclared:
+    """What a new configuration says otherwise of identities: consumers by username, organizations by name, or
+    `everything`."""
+
+    usernames: frozenset[str] = frozenset()
+    organizations: frozenset[str] = frozenset()
+    everything: bool = False
+
+
+class WorkerLink(Protocol):
+    """The way from the control side to what serves: one data plane in this process, or all workers of the node.
+
+    A reload is `compile` (in a thread), `prepare` (all have built it, or it is refused), `commit`.  A revocation is
+    `invalidate`, then `confirm`: when that returns, nobody admits a request on the old state.
+    """
+
+    @property
+    def port(self) -> int:
+        """Where clients connect, once started."""
+        ...
+
+    async def start(self) -> None:
+        """Listen and serve.  Raises `StartError`."""
+        ...
+
+    def compile(self, loaded: Any) -> object:
+        """What `prepare` takes besides a configuration (`config.loader.Loaded`); runs in a thread.
+
+        Raises `ConfigError`.
+        """
+        ...
+
+    async def prepare(self, loaded: Any, compiled: object) -> None:
+        """Have it built by all.  Raises `PosternError`, and then nothing has changed."""
+        ...
+
+    async def commit(self, redeclared: Redeclared) -> list[object]:
+        """Put in force what was prepared last; returns what can be freed, piece by piece.  Whoever cannot follow is
+        replaced."""
+        ...
+
+    def invalidate(self, kind: str, name: str) -> None:
+        """Have a change of the store told to all: "key" or "consumer" with an id, "organization" with a name, else
+        everything is meant."""
+        ...
+
+    async def confirm(self) -> None:
+        """Return when all have forgotten what was invalidated so far; who does not say so is ended first."""
+        ...
+
+    async def restart(self) -> None:
+        """Replace every worker by a fresh one, one after another, and lose no request."""
+        ...
+
+    def workers(self) -> Sequence[Any]:
+        """The processes that serve (`telemetry.status.WorkerStatus`)."""
+        ...
+
+    def targets(self) -> Sequence[Any]:
+        """Every service's targets (`telemetry.status.TargetStatus`)."""
+        ...
+
+    def stop_accepting(self) -> None:
+        """Take no more connections."""
+        ...
+
+    async def drain(self, seconds: float) -> bool:
+        """Finish what is in flight within so many seconds; False if something had to be cut."""
+        ...
+
+    def cut(self) -> None:
+        """Drain no longer."""
+        ...
+
+    async def stop(self) -> None:
+        """Close everything."""
         ...
 
 

@@ -106,6 +106,11 @@ class MemoryCounters:
         }
         self._windows: dict[int, tuple[Sequence[Rate], Windows]] = {}
 
+    @property
+    def up(self) -> bool:
+        """Whether it can be asked: always."""
+        return True
+
     def take(self, demands: Sequence[Demand], now_ns: int) -> Verdict:
         """Admit and count one request in all windows of all demands, or in none.
 
