@@ -1,1 +1,1 @@
-"""What serves on this node, seen from the control side: a data plane in this process, or workers under a supervisor."""
+"""One gateway in several processes: the control process, the nursery that forks, and the workers that serve."""
