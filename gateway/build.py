@@ -187,11 +187,9 @@ def _pair(certificate: str, key: str | None, beside: Callable[[str], Path]) -> K
 
 
 def _service(config: ServiceConfig, speaks: Speaks) -> Service:
-    origin, host, base_path = _upstream(config.address, speaks)
+    _, _, base_path = _upstream(config.address, speaks)
     return Service(
         name=config.name,
-        origin=origin,
-        host_header=host,
         targets=tuple(_target(url, weight, speaks) for url, weight in config.upstreams),
         balance=config.balance,
         health=_health(config.health) if config.health is not None else UNWATCHED,
@@ -205,7 +203,6 @@ def _service(config: ServiceConfig, speaks: Speaks) -> Service:
         max_connections=config.max_connections,
         tunnel_idle=_ns(config.websockets.idle_timeout),
         tunnel_total=_ns(config.websockets.total_timeout),
-        address=str(origin),
     )
 
 

@@ -114,26 +114,20 @@ UNWATCHED: Final = Health()
 @dataclass(frozen=True)
 class Service:
     """An upstream: `targets` are where it listens, and `balance` how requests are shared among them; `base_path` is
-    what the path of its URLs puts before ours; timeouts in nanoseconds.
-
-    `origin`, `host_header` and `address` (the origin as text) are the first target's.
-    """
+    what the path of its URLs puts before ours; timeouts in nanoseconds."""
 
     name: str
-    origin: Origin
-    host_header: bytes
+    targets: tuple[Target, ...]
     base_path: str = "/"
     connect_timeout: int = 5 * SECOND
     read_timeout: int = 60 * SECOND
     write_timeout: int = 60 * SECOND
     retries: int = 1
-    address: str = ""
     first_byte_timeout: int = 60 * SECOND
     total_timeout: int = 0
     max_connections: int = 0
     tunnel_idle: int = 3600 * SECOND
     tunnel_total: int = 0
-    targets: tuple[Target, ...] = ()
     balance: str = "round-robin"
     health: Health = UNWATCHED
 

@@ -14,7 +14,7 @@ from gateway.core.answers import ACL_DENIED, INTERNAL_ERROR, INVALID_KEY
 from gateway.core.context import Context
 from gateway.core.decision import ABSTAIN, ALLOW, Allow, Decision, Deny, Pending, Reply
 from gateway.core.policy import Policy
-from gateway.snapshot import Origin, Route, Service, Stats
+from gateway.snapshot import Origin, Route, Service, Stats, Target
 from tests.policies.helpers import make_context
 
 Answer = Decision | Pending[Decision] | Awaitable[Decision]
@@ -44,7 +44,7 @@ class Scripted(Policy):
 
 
 def route_of(*policies: Policy) -> Route:
-    service = Service("lms", Origin("127.0.0.1", 9000), b"lms")
+    service = Service("lms", (Target("lms", Origin("127.0.0.1", 9000), b"lms"),))
     checks = tuple(cast(Any, policy.check) for policy in policies)
     return Route("r", service, policies, checks, cast(Stats, None))
 

@@ -40,8 +40,9 @@ def test_it_arrives_as_it_was_sent() -> None:
     for name in same:
         assert getattr(arrived.config, name) == getattr(loaded.config, name), name
     # `off` is one object, asked for by identity.
-    assert arrived.config.services[0].routes[1].policies["rate-limiting"] is (
-        loaded.config.services[0].routes[1].policies["rate-limiting"]
+    assert (
+        arrived.config.services[0].routes[1].policies["rate-limiting"]
+        is (loaded.config.services[0].routes[1].policies["rate-limiting"])
     )
     assert [(consumer.username, consumer.keys) for consumer in arrived.config.consumers] == [("guest", ())]
     for secret in (b"k" * 40, b"$2b$04$", b"secret-place"):

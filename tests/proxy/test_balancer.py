@@ -30,7 +30,7 @@ def balancer(*weights: int, balance: str = "round-robin", health: Health = UNWAT
         Target(f"http://lms-{number}", Origin(f"192.0.2.{number}", 80), b"lms", weight)
         for number, weight in enumerate(weights)
     )
-    service = Service("lms", targets[0].origin, b"lms", targets=targets, balance=balance, health=health)
+    service = Service("lms", targets, balance=balance, health=health)
     found = Balancer(service)
     found.replace(endpoints(found))
     return found

@@ -23,7 +23,7 @@ from gateway.proxy.messages import (
 )
 from gateway.proxy.messages import request_head as compose
 from gateway.proxy.peers import Peer, trusted_peer, untrusted_peer
-from gateway.snapshot import Origin, Route, Service, Stats
+from gateway.snapshot import Origin, Route, Service, Stats, Target
 
 HOST = "gateway.example.org"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
@@ -38,11 +38,11 @@ NETWORKS: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("2001:db8:
 
 def request_head(head: RequestHead, context: Context, route: Route, matched: int, peer: Peer) -> bytes:
     """The head for the service's first target."""
-    return compose(head, context, route, matched, peer, route.service.host_header)
+    return compose(head, context, route, matched, peer, route.service.targets[0].host_header)
 
 
 def make_route(*, base_path: str = "/", strip_path: bool = False, preserve_host: bool = False) -> Route:
-    service = Service("lms", Origin("127.0.0.1", 9000), b"lms.internal:9000", base_path)
+    service = Service("lms", (Target("lms", Origin("127.0.0.1", 9000), b"lms.internal:9000"),), base_path)
     stats = cast(Stats, None)  # nothing is counted here
     plain = base_path == "/" and not strip_path
     return Route("r", service, (), (), stats, strip_path=strip_path, preserve_host=preserve_host, plain_path=plain)

@@ -86,7 +86,7 @@ def service(*hosts: str, name: str = "lms", health: Health = UNWATCHED, weights:
         Target(f"http://{host}", Origin(path=host) if host.startswith("/") else Origin(host, 80), b"lms", weight)
         for host, weight in zip(hosts, given, strict=True)
     )
-    return Service(name, made[0].origin, b"lms", targets=made, health=health)
+    return Service(name, made, health=health)
 
 
 # ── reloads ─────────────────────────────────────────────────────────────────────────────────────
