@@ -21,7 +21,7 @@ from gateway.proxy.health import HEALTHY, SLOW_START
 from gateway.proxy.pool import Pool
 from gateway.proxy.probe import probe
 from gateway.proxy.resolver import Name, ResolveError, Resolver, is_name
-from gateway.telemetry.status import AddressStatus, TargetStatus
+from gateway.telemetry.states import AddressStatus, TargetStatus
 
 if TYPE_CHECKING:
     from gateway.snapshot import ActiveHealth, Origin, Service, Target

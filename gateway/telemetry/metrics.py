@@ -1,8 +1,8 @@
-"""What is counted, and how it is told to Prometheus (contract §8).
+"""What is counted, and what is known of it at one moment (contract §8).
 
-Recording is plain arithmetic on our own objects, because it happens for every request; exposing is the
-client library's work, because the format is the library's.  Between the two stands a `Reading`: plain data
-taken on the event loop in one go, so that rendering a large one can happen in another thread.
+Recording is plain arithmetic on our own objects, because it happens for every request.  A `Reading` is plain data taken
+on the event loop in one go: `exposition.py` renders it in whatever thread, `deltas.py` sends it from a worker to
+the control process.
 
 Law kept here: every label value is bounded.  Routes and services are named by the configuration, methods
 come from a fixed set (all else is `other`), policies and reasons are the code's own words.
@@ -11,20 +11,13 @@ come from a fixed set (all else is `other`), policies and reasons are the code's
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
+if TYPE_CHECKING:
+    from gateway.telemetry.usage import Usage
 
 Labels = tuple[str, ...]
 
@@ -37,8 +30,9 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 #: Methods that are labels of their own; every other one is counted as `other`.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
-_LE = (*(f"{bound:g}" if bound < 1 else f"{bound:.1f}" for bound in BOUNDS), "+Inf")
-_NO_COUNTS = (0,) * len(_LE)
+#: How many buckets a histogram has.
+BUCKETS = len(BOUNDS) + 1
+_NO_COUNTS = (0,) * BUCKETS
 
 
 class Kind(StrEnum):
@@ -50,14 +44,26 @@ class Kind(StrEnum):
     INFO = "info"
 
 
+class Join(StrEnum):
+    """How a gauge of the node is made of those of its processes; counters and histograms add up."""
+
+    SUM = "sum"
+    LEAST = "least"
+    GREATEST = "greatest"
+    #: The control process alone knows it.
+    CONTROL = "control"
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family: its full name as samples carry it, its type, its label names, and what it tells."""
+    """One metric family: its full name as samples carry it, its type, its label names, what it tells, and how the
+    processes of a node tell it together."""
 
     name: str
     kind: Kind
     labels: Labels
     help: str
+    join: Join = Join.SUM
 
 
 #: Every family of ours, in the order in which they are exposed; `docs/METRICS.md` is this table.
@@ -109,31 +115,49 @@ FAMILIES = (
         "postern_upstream_target_healthy",
         Kind.GAUGE,
         ("service", "target"),
-        "1 while a service's target takes requests, 0 while it is held to be down.",
+        "1 while a service's target takes requests, 0 while it is held to be down by any worker.",
+        Join.LEAST,
     ),
     Family(
         "postern_config_last_reload_success",
         Kind.GAUGE,
         (),
         "1 if the last configuration was taken over, 0 if it was refused and the previous one still holds.",
+        Join.LEAST,
     ),
     Family(
         "postern_config_hash_info",
         Kind.INFO,
         ("hash",),
         "Always 1; the label is the hash of the configuration in force.",
+        Join.CONTROL,
     ),
     Family(
         "postern_revocation_lag_seconds",
         Kind.GAUGE,
         (),
         "How long after its commit the latest change of a credential took effect here.",
+        Join.GREATEST,
     ),
-    Family("postern_store_up", Kind.GAUGE, (), "1 while the identity store answers, 0 while it does not."),
-    Family("postern_counters_up", Kind.GAUGE, (), "1 while the rate-limit counters answer, 0 while they do not."),
+    Family("postern_store_up", Kind.GAUGE, (), "1 while the identity store answers, 0 while it does not.", Join.LEAST),
+    Family(
+        "postern_counters_up",
+        Kind.GAUGE,
+        (),
+        "1 while the rate-limit counters answer, 0 while they do not (to any worker).",
+        Join.LEAST,
+    ),
+    Family("postern_workers", Kind.GAUGE, (), "Worker processes that serve.", Join.CONTROL),
+    Family(
+        "postern_worker_restarts_total",
+        Kind.COUNTER,
+        ("reason",),
+        "Workers that were replaced by a fresh one, by reason.",
+    ),
 )
 
-_BY_NAME = {family.name: family for family in FAMILIES}
+#: The families by their names.
+BY_NAME = {family.name: family for family in FAMILIES}
 
 
 class RouteStats:
@@ -200,14 +224,24 @@ class RouteStats:
                 self._upstream_seconds,
             )
 
+    def take_into(self, reading: Reading) -> None:
+        """Add what was counted so far to a reading, and begin at zero again."""
+        if not (self._requests or self._denied):
+            return
+        self.read_into(reading)
+        self._requests, self._denied = {}, {}
+        self._durations, self._seconds = list(_NO_COUNTS), 0.0
+        self._upstream_durations, self._upstream_seconds = list(_NO_COUNTS), 0.0
+
 
 class Reading:
     """Everything at one moment, as plain data: values and histograms by family and label values.
 
-    A histogram is its counts, one a bucket of its own (not summed up), and the sum of the seconds.
+    A histogram is its counts, one a bucket of its own (not summed up), and the sum of the seconds.  `others` is what
+    the node's processes use beside this one (None: there are none).
     """
 
-    __slots__ = ("histograms", "values")
+    __slots__ = ("histograms", "others", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, dict[Labels, float]] = {
@@ -216,22 +250,22 @@ class Reading:
         self.histograms: dict[str, dict[Labels, tuple[list[int], float]]] = {
             family.name: {} for family in FAMILIES if family.kind is Kind.HISTOGRAM
         }
+        self.others: Usage | None = None
 
     @property
     def size(self) -> int:
         """About how many lines rendering will write."""
         lines = sum(len(samples) for samples in self.values.values())
-        return lines + sum(len(samples) * (len(_LE) + 2) for samples in self.histograms.values())
+        return lines + sum(len(samples) * (BUCKETS + 2) for samples in self.histograms.values())
 
 
 class Metrics:
-    """All counts of one process.  Everything but `render` belongs to the event loop's thread."""
+    """All counts of one process; they belong to the event loop's thread."""
 
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], RouteStats] = {}
         self._sources: dict[str, Callable[[], Pulled]] = {}
         self._values: dict[str, dict[Labels, float]] = {}
-        self._process: tuple[Collector, ...] = (ProcessCollector(registry=None), PlatformCollector(registry=None))
 
     def route(self, service: str, route: str) -> RouteStats:
         """The counts of a route by its names; `("", "")` is for requests that matched none."""
@@ -268,69 +302,37 @@ class Metrics:
         """A new configuration was bad; the previous one still holds."""
         self._values["postern_config_last_reload_success"] = {(): 0.0}
 
+    async def fresh(self) -> None:
+        """Return when `read` tells what is: here it always does (`status.Readings`)."""
+
     def read(self) -> Reading:
         """Take a reading, on the event loop."""
         reading = Reading()
         for stats in self._routes.values():
             stats.read_into(reading)
-        for name, values in self._values.items():
-            reading.values[name].update(values)
-        for name, source in self._sources.items():
-            reading.values[name].update(_pulled(source()))
+        self._pull(reading, gauges=True)
         return reading
 
-    def render(self, reading: Reading, accept: str) -> tuple[bytes, str]:
-        """A reading as `(body, content type)`: OpenMetrics where the `Accept` value prefers it, else Prometheus text.
+    def take(self, *, gauges: bool) -> Reading:
+        """What the routes have counted since they were last taken, and the totals of the counters that are pulled;
+        gauges where they are wanted.  For who sends it on: nothing is told twice."""
+        reading = Reading()
+        for stats in self._routes.values():
+            stats.take_into(reading)
+        self._pull(reading, gauges)
+        return reading
 
-        May run in any thread.
-        """
-        exposition = _Exposition(reading, self._process)
-        if _prefers_openmetrics(accept):
-            body: bytes = openmetrics.generate_latest(exposition)  # type: ignore[no-untyped-call]  # library lacks types
-            return body, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(exposition), CONTENT_TYPE_PLAIN_0_0_4
+    def pulls(self, name: str) -> bool:
+        """Whether a family's values are asked for: then `take` tells their totals, too."""
+        return name in self._sources
 
-
-class _Exposition(Collector):
-    """A reading, and what the library itself knows about the process, as the library's families."""
-
-    def __init__(self, reading: Reading, others: Sequence[Collector]) -> None:
-        self._reading = reading
-        self._others = others
-
-    def collect(self) -> Iterator[Metric]:
-        for family in FAMILIES:
-            yield _metric(family, self._reading)
-        for other in self._others:
-            yield from other.collect()
-
-
-def _metric(family: Family, reading: Reading) -> Metric:
-    if family.kind is Kind.HISTOGRAM:
-        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, (counts, seconds) in reading.histograms[family.name].items():
-            histogram.add_metric(labels, list(zip(_LE, _summed(counts), strict=True)), seconds)
-        return histogram
-    samples = reading.values[family.name]
-    if family.kind is Kind.INFO:
-        info = InfoMetricFamily(family.name.removesuffix("_info"), family.help)
-        for labels in samples:
-            info.add_metric((), dict(zip(family.labels, labels, strict=True)))
-        return info
-    library = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
-    metric = library(family.name, family.help, labels=family.labels)
-    for labels, value in samples.items():
-        if len(labels) != len(family.labels):
-            raise ValueError(f"{family.name} has the labels {family.labels!r}, not {labels!r}")
-        metric.add_metric(labels, value)
-    return metric
-
-
-def _summed(counts: Sequence[int]) -> Iterator[float]:
-    total = 0
-    for count in counts:
-        total += count
-        yield total
+    def _pull(self, reading: Reading, gauges: bool) -> None:
+        if gauges:
+            for name, values in self._values.items():
+                reading.values[name].update(values)
+        for name, source in self._sources.items():
+            if gauges or BY_NAME[name].kind is Kind.COUNTER:
+                reading.values[name].update(_pulled(source()))
 
 
 def _pulled(value: Pulled) -> dict[Labels, float]:
@@ -340,29 +342,7 @@ def _pulled(value: Pulled) -> dict[Labels, float]:
 
 
 def _family(name: str) -> Family:
-    family = _BY_NAME.get(name)
+    family = BY_NAME.get(name)
     if family is None:
         raise ValueError(f"there is no metric family {name}")
     return family
-
-
-def _prefers_openmetrics(accept: str) -> bool:
-    """Whether an `Accept` value weighs OpenMetrics at least as much as text (RFC 9110 §12.5.1)."""
-    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for member in accept.split(",")[:64]:
-        media, *parameters = (part.strip().lower() for part in member.split(";"))
-        if media in best:
-            best[media] = max(best[media], _weight(parameters))
-    weight = best["application/openmetrics-text"]
-    return weight > 0 and weight >= best["text/plain"]
-
-
-def _weight(parameters: Sequence[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Protocol
 
 from aiohttp import hdrs, web
@@ -17,7 +17,11 @@ from aiohttp import hdrs, web
 import gateway
 from gateway.core.answers import METHOD_NOT_ALLOWED, Answer, reason_phrase
 from gateway.core.errors import cannot_listen
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.exposition import render
+from gateway.telemetry.metrics import Reading
+from gateway.telemetry.states import AddressStatus, TargetStatus, WorkerStatus
+
+__all__ = ["AddressStatus", "Readings", "StatusServer", "StatusSource", "TargetStatus", "WorkerStatus"]
 
 #: A reading of more lines than this is rendered in a thread: it would hold up the event loop for milliseconds.
 _INLINE_LINES = 500
@@ -33,35 +37,16 @@ _METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 _HEADERS = {"Cache-Control": "no-store", "Server": "postern", "X-Content-Type-Options": "nosniff"}
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """One process that serves, and the hash of the configuration that it serves by."""
+class Readings(Protocol):
+    """Where `/metrics` comes from: the counts of this process (`Metrics`), or of all of the node (`NodeMetrics`)."""
 
-    pid: int
-    config_hash: str
+    async def fresh(self) -> None:
+        """Return when what `read` and the `StatusSource` tell is as of now, or cannot be had soon."""
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class AddressStatus:
-    """One address of a target: "healthy", "slow-start", "ejected" or "half-open", the reason where it is left out, and
-    how many requests it carries."""
-
-    address: str
-    state: str
-    reason: str
-    active: int
-
-
-@dataclass(frozen=True, slots=True)
-class TargetStatus:
-    """One target of a service, whether it takes requests, the reason where it does not, and its addresses."""
-
-    service: str
-    target: str
-    healthy: bool
-    weight: int = 1
-    reason: str = ""
-    addresses: tuple[AddressStatus, ...] = ()
+    def read(self) -> Reading:
+        """Everything at this moment."""
+        ...
 
 
 class StatusSource(Protocol):
@@ -91,11 +76,11 @@ class StatusSource(Protocol):
 class StatusServer:
     """The listener.  `start` it before the gateway is ready and `stop` it after the last request has drained."""
 
-    def __init__(self, host: str, port: int, metrics: Metrics, state: StatusSource) -> None:
+    def __init__(self, host: str, port: int, readings: Readings, state: StatusSource) -> None:
         """`host` and `port` as in `listen.status`; port 0 takes any free one."""
         self._host = host
         self._port = port
-        self._metrics = metrics
+        self._readings = readings
         self._state = state
         self._runner: web.ServerRunner | None = None
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
@@ -141,15 +126,17 @@ class StatusServer:
         return response
 
     async def _show_metrics(self, request: web.BaseRequest) -> web.Response:
-        reading = self._metrics.read()
+        await self._readings.fresh()
+        reading = self._readings.read()
         accept = ",".join(request.headers.getall("Accept", ()))
         if reading.size > _INLINE_LINES:
-            body, content_type = await asyncio.to_thread(self._metrics.render, reading, accept)
+            body, content_type = await asyncio.to_thread(render, reading, accept)
         else:
-            body, content_type = self._metrics.render(reading, accept)
+            body, content_type = render(reading, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _show_status(self, _request: web.BaseRequest) -> web.Response:
+        await self._readings.fresh()
         state = self._state
         return web.json_response(
             {

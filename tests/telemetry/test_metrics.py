@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import BOUNDS, FAMILIES, Kind, Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "METRICS.md"
@@ -23,7 +24,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(metrics: Metrics) -> dict[str, Metric]:
-    body, _ = metrics.render(metrics.read(), "")
+    body, _ = render(metrics.read(), "")
     return {family.name: family for family in parse_text(body.decode())}
 
 
@@ -55,6 +56,8 @@ def busy() -> Metrics:
     metrics.gauge("postern_store_up", (), lambda: True)
     metrics.gauge("postern_counters_up", (), lambda: False)
     metrics.set("postern_revocation_lag_seconds", 0.25)
+    metrics.gauge("postern_workers", (), lambda: 4)
+    metrics.gauge("postern_worker_restarts_total", ("reason",), lambda: {"crashed": 2})
     metrics.config_loaded("abc123")
     return metrics
 
@@ -76,6 +79,8 @@ def busy() -> Metrics:
         ("postern_revocation_lag_seconds", {}, 0.25),
         ("postern_config_last_reload_success", {}, 1),
         ("postern_config_hash_info", {"hash": "abc123"}, 1),
+        ("postern_workers", {}, 4),
+        ("postern_worker_restarts_total", {"reason": "crashed"}, 2),
         ("postern_request_duration_seconds_count", {"service": "lms", "route": "read"}, 1),
         ("postern_request_duration_seconds_sum", {"service": "lms", "route": "read"}, 0.002),
         ("postern_upstream_duration_seconds_count", {"service": "lms", "route": "read"}, 1),
@@ -90,7 +95,7 @@ def test_both_formats_hold_the_same_families_with_the_declared_types(
     accept: str, parse: Callable[[str], list[Metric]]
 ) -> None:
     metrics = busy()
-    body, _ = metrics.render(metrics.read(), accept)
+    body, _ = render(metrics.read(), accept)
     found = {family.name: family for family in parse(body.decode())}
     for family in FAMILIES:
         # The text format knows no info; the parsers name counters and infos without their suffix.
@@ -124,7 +129,7 @@ def test_both_formats_hold_the_same_families_with_the_declared_types(
 )
 def test_the_format_follows_accept(accept: str, openmetrics: bool) -> None:
     metrics = Metrics()
-    body, content_type = metrics.render(metrics.read(), accept)
+    body, content_type = render(metrics.read(), accept)
     assert content_type.startswith("application/openmetrics-text" if openmetrics else "text/plain; version=0.0.4")
     assert body.endswith(b"# EOF\n") is openmetrics
 
@@ -221,7 +226,7 @@ def test_a_source_that_leaves_a_label_out_is_found_out() -> None:
     metrics = Metrics()
     metrics.gauge("postern_connections", ("side", "state"), lambda: {"active": 1})
     with pytest.raises(ValueError, match="postern_connections has the labels"):
-        metrics.render(metrics.read(), "")
+        render(metrics.read(), "")
 
 
 def test_label_values_are_escaped() -> None:
@@ -236,9 +241,9 @@ def test_a_reading_does_not_change_while_it_is_rendered() -> None:
     stats = metrics.route("lms", "read")
     stats.observe("GET", 200, 0.002, 0.001)
     reading = metrics.read()
-    before, _ = metrics.render(reading, "")
+    before, _ = render(reading, "")
     stats.observe("GET", 200, 0.002, 0.001)
-    after, _ = metrics.render(reading, "")
+    after, _ = render(reading, "")
     ours = [[line for line in body.splitlines() if b"postern_" in line] for body in (before, after)]
     assert ours[0] == ours[1]
 

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import gateway
 from gateway.core.errors import StartError
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.status import AddressStatus, StatusServer, TargetStatus, WorkerStatus
+from gateway.telemetry.states import AddressStatus, TargetStatus, WorkerStatus
+from gateway.telemetry.status import StatusServer
 
 
 @dataclass
@@ -37,7 +38,7 @@ class State:
         return "abc123"
 
     def workers(self) -> Sequence[WorkerStatus]:
-        return [WorkerStatus(os.getpid(), "abc123")]
+        return [WorkerStatus(os.getpid(), "abc123", 1, 3.5, 2, 40)]
 
     def targets(self) -> Sequence[TargetStatus]:
         return self.targets_now
@@ -81,7 +82,16 @@ async def test_status_tells_what_runs(listener: Listener) -> None:
             "pid": os.getpid(),
             "uptime_seconds": 12.346,
             "config_hash": "abc123",
-            "workers": [{"pid": os.getpid(), "config_hash": "abc123"}],
+            "workers": [
+                {
+                    "pid": os.getpid(),
+                    "config_hash": "abc123",
+                    "slot": 1,
+                    "uptime_seconds": 3.5,
+                    "restarts": 2,
+                    "connections": 40,
+                }
+            ],
             "targets": [
                 {
                     "service": "lms",
