@@ -35,7 +35,8 @@ from gateway.store.location import data_folder
 from gateway.store.store import Store
 from gateway.telemetry.events import flush, get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.status import StatusServer, TargetStatus, WorkerStatus
+from gateway.telemetry.states import TargetStatus, WorkerStatus
+from gateway.telemetry.status import StatusServer
 
 _log = get_logger("postern")
 
@@ -206,6 +207,7 @@ class App:
 
     def _register_metrics(self) -> None:
         metrics, verifier = self.metrics, self.verifier
+        metrics.gauge("postern_workers", (), lambda: len(self.workers()))
         metrics.gauge("postern_bcrypt_queue", (), lambda: self.hasher.depth)
         metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
         metrics.gauge("postern_revocation_lag_seconds", (), lambda: self.store.changes.lag)

@@ -27,7 +27,7 @@ from gateway.snapshot import Snapshot
 from gateway.telemetry.access import AccessLog
 from gateway.telemetry.events import get_logger
 from gateway.telemetry.redact import TextRedactor
-from gateway.telemetry.status import TargetStatus
+from gateway.telemetry.states import TargetStatus
 
 _log = get_logger("postern")
 

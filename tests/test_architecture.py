@@ -81,7 +81,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "aiodns": ("gateway.proxy.resolver",),
     "pycares": ("gateway.proxy.resolver",),
     "aiohttp": ("gateway.admin", "gateway.oauth", "gateway.telemetry.status", "gateway.issuers", "upstream_stub"),
-    "prometheus_client": ("gateway.telemetry",),
+    "prometheus_client": ("gateway.telemetry.exposition",),
     "yaml": ("gateway.config",),
     "uvloop": ("gateway.app", "gateway.cli", "gateway.control", "gateway.__main__", "upstream_stub"),
     "typer": ("gateway.cli", "gateway.__main__"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from typing import cast
 
 from gateway.config.loader import Loaded
 from gateway.core.ports import Redeclared
 from gateway.data_plane import Compiled, DataPlane, Lent
-from gateway.telemetry.status import TargetStatus, WorkerStatus
+from gateway.telemetry.states import TargetStatus, WorkerStatus
 
 
 class LocalLink:
@@ -19,6 +20,7 @@ class LocalLink:
     def __init__(self, loop: asyncio.AbstractEventLoop, loaded: Loaded, lent: Lent) -> None:
         """Compile `loaded`.  Raises `ConfigError`."""
         self._data_plane = DataPlane(loop, loaded, lent)
+        self._born = time.monotonic()
         self._prepared: tuple[Loaded, Compiled] | None = None
 
     @property
@@ -56,7 +58,15 @@ class LocalLink:
 
     def workers(self) -> Sequence[WorkerStatus]:
         """This process."""
-        return [WorkerStatus(os.getpid(), self._data_plane.loaded.hash)]
+        counts = self._data_plane.plane.counts()
+        return [
+            WorkerStatus(
+                os.getpid(),
+                self._data_plane.loaded.hash,
+                uptime_seconds=round(time.monotonic() - self._born, 3),
+                connections=sum(number for (side, _), number in counts.items() if side == "downstream"),
+            )
+        ]
 
     def targets(self) -> Sequence[TargetStatus]:
         """Every service's targets."""
