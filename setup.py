@@ -27,6 +27,7 @@ COMPILED = [
     "gateway/counters/memory.py",
     "gateway/counters/sliding.py",
     "gateway/counters/windows.py",
+    "gateway/credentials/delegated.py",
     "gateway/credentials/memory.py",
     "gateway/credentials/verify.py",
     "gateway/pipeline.py",

@@ -172,6 +172,10 @@ class App:
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
             self.link = link = LocalLink(loop, self.loaded, lent)
+        changes = self.store.changes
+        changes.subscribe(self.verifier.forget)
+        changes.subscribe(link.invalidate)
+        changes.confirm = link.confirm
         self._register_metrics()
         self.metrics.config_loaded(self.loaded.hash)
         self.reloader = Reloader(self._options.config, self.loaded, self._compile, self._swap, self.metrics)

@@ -34,6 +34,18 @@ class Entry:
         self.record = record
 
 
+class Tally:
+    """How tokens were answered, for `postern_credential_cache_total`: from memory, by work, known wrong, by joining."""
+
+    __slots__ = ("hit", "miss", "shared", "wrong")
+
+    def __init__(self) -> None:
+        self.hit = 0
+        self.miss = 0
+        self.wrong = 0
+        self.shared = 0
+
+
 class Memory:
     """`proven` maps digests to entries, the least recently used first; `good` and `bad` bound both kinds of token."""
 
@@ -93,3 +105,9 @@ class Memory:
         for entry in self.proven.values():
             if affected(entry.record):
                 entry.answer = None
+
+    def clear(self) -> None:
+        """Forget everything, proofs included."""
+        self.proven.clear()
+        self._by_key.clear()
+        self._wrong.clear()

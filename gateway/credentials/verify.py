@@ -33,7 +33,7 @@ from gateway.credentials.declared import (
 from gateway.credentials.guesses import Guesses, network
 from gateway.credentials.hashing import Hasher, cost_of, dummy_hash, wait
 from gateway.credentials.jobs import Job, Jobs, Outcome, overloaded
-from gateway.credentials.memory import FOREVER, Entry, Memory
+from gateway.credentials.memory import FOREVER, Entry, Memory, Tally
 from gateway.credentials.mint import NewKey, mint_key
 from gateway.credentials.parse import Prefixes, parse_token
 
@@ -57,16 +57,6 @@ class Rules:
     prefixes: Prefixes
     bcrypt_rounds: int
     failures: Rate
-
-
-@dataclass(slots=True)
-class Tally:
-    """How tokens were answered, for `postern_credential_cache_total`: from memory, by work, known wrong, by joining."""
-
-    hit: int = 0
-    miss: int = 0
-    wrong: int = 0
-    shared: int = 0
 
 
 class Verifier:
@@ -131,6 +121,12 @@ class Verifier:
             return self._declared.consumers.get(identity.consumer.username) == identity.consumer
         entry = self.memory.entry_of(credential.id)
         return entry is not None and entry.answer is identity and now < entry.expires_at
+
+    def remembered(self, token: bytes) -> Entry | None:
+        """What is remembered of a proven token: its key, the answer to it, and until when that holds."""
+        keyed = self._keyed.copy()
+        keyed.update(token)
+        return self._proven.get(keyed.digest())
 
     async def make_key(self) -> NewKey:
         """A new key under the rules in force, with its hash.  Raises `OverloadError`."""

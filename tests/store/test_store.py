@@ -193,19 +193,72 @@ async def test_a_later_start_begins_at_the_newest_change(store: Store, url: str)
 
 
 async def test_a_feed_that_breaks_says_so_and_recovers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken() -> None:
+    async def broken() -> float | None:
         raise StoreError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.changes, "catch_up", broken)
+        patch.setattr(store.changes, "_hear", broken)
         follower = asyncio.create_task(store.changes.follow(0.005))
         await _until(lambda: not store.changes.up)
     await _until(lambda: store.changes.up)
     follower.cancel()
 
 
+async def test_nobody_is_answered_before_it_is_confirmed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    gate = asyncio.Event()
+    asked = 0
+
+    async def confirm() -> None:
+        nonlocal asked
+        asked += 1
+        await gate.wait()
+
+    store.changes.subscribe(lambda kind, name: heard.append(name))
+    store.changes.confirm = confirm
+    await store.organizations.create("springfield")
+    monkeypatch.setattr("gateway.store.changes.time.time", lambda: 4e9)
+    first = asyncio.create_task(store.changes.catch_up())
+    await _until(lambda: asked == 1)
+    second = asyncio.create_task(store.changes.catch_up())
+    await _until(lambda: asked == 2)
+    assert heard == ["springfield"], "the second has nothing to tell, and waits for the first one's confirmation"
+    assert (first.done(), second.done(), store.changes.lag) == (False, False, 0.0)
+    gate.set()
+    await asyncio.gather(first, second)
+    assert store.changes.lag > 1e9, "measured to the confirmation"
+
+
+@pytest.mark.parametrize("confirmation", ["fails", "never comes"])
+async def test_the_feed_is_followed_whatever_becomes_of_a_confirmation(
+    store: Store, monkeypatch: pytest.MonkeyPatch, confirmation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    async def confirm() -> None:
+        if confirmation == "fails":
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("gateway.store.changes._CONFIRMATION", 0.01)
+    store.changes.subscribe(lambda kind, name: heard.append(name))
+    store.changes.confirm = confirm
+    follower = asyncio.create_task(store.changes.follow(0.005))
+    for name in ("springfield", "shelbyville"):
+        await store.organizations.create(name)
+        await _until(lambda: heard[-1:] == [name])  # noqa: B023  # waited for at once
+        await _until(lambda: "could not be confirmed" in caplog.text)
+        caplog.clear()
+    assert store.changes.lag == 0.0
+    assert store.changes.up
+    follower.cancel()
+    if confirmation == "fails":
+        with pytest.raises(ZeroDivisionError):
+            await store.changes.catch_up()
+
+
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
