@@ -17,6 +17,7 @@ from gateway.config.services import Health as HealthConfig
 from gateway.config.services import Route as RouteConfig
 from gateway.config.services import Service as ServiceConfig
 from gateway.config.transport import Tls, UpstreamTls
+from gateway.control.share import WHOLE, Share
 from gateway.core.errors import ConfigError
 from gateway.core.garbage import collector_off
 from gateway.core.path import PathRules
@@ -64,23 +65,28 @@ class Ports:
     response_cache: Callable[[], ResponseCache] | None = None
 
 
-def build(loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None) -> Snapshot:
-    """Compile a configuration.  Raises `ConfigError` for what only compiling finds."""
+def build(
+    loaded: Loaded, ports: Ports, registry: Mapping[str, type[Policy]] | None = None, share: Share = WHOLE
+) -> Snapshot:
+    """Compile a configuration for one process, which has its `share` of the limits of the whole node.
+
+    Raises `ConfigError` for what only compiling finds.
+    """
     with collector_off():
         try:
-            return _build(loaded, ports, installed_policies() if registry is None else registry)
+            return _build(loaded, ports, installed_policies() if registry is None else registry, share)
         except ConfigError as error:
             error.files = loaded.files[1:]
             raise
 
 
-def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]]) -> Snapshot:
+def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]], share: Share) -> Snapshot:
     config = loaded.config
     specs: list[RouteSpec[Route]] = []
     services: list[Service] = []
     secured, speaks = _secured(loaded)
     for number, service_config in enumerate(config.services):
-        service = _service(service_config, speaks.get(number, _plaintext))
+        service = _service(service_config, speaks.get(number, _plaintext), share)
         services.append(service)
         for route_config in service_config.routes:
             route = _route(config, service_config, service, route_config, ports, known)
@@ -115,7 +121,7 @@ def _build(loaded: Loaded, ports: Ports, known: Mapping[str, type[Policy]]) -> S
             _ns(limits.idle_timeout),
             max(1, int(limits.body_rate * limits.body_timeout)),
         ),
-        connections=limits.connections,
+        connections=share.of(limits.connections),
         connections_per_client=limits.connections_per_client,
         requests_per_connection=limits.requests_per_connection,
         max_wait=_ns(config.overload.max_wait),
@@ -186,7 +192,7 @@ def _pair(certificate: str, key: str | None, beside: Callable[[str], Path]) -> K
     return KeyPair(beside(certificate), beside(key if key is not None else certificate))
 
 
-def _service(config: ServiceConfig, speaks: Speaks) -> Service:
+def _service(config: ServiceConfig, speaks: Speaks, share: Share) -> Service:
     _, _, base_path = _upstream(config.address, speaks)
     return Service(
         name=config.name,
@@ -200,7 +206,7 @@ def _service(config: ServiceConfig, speaks: Speaks) -> Service:
         retries=config.retries,
         first_byte_timeout=_ns(config.first_byte_timeout or config.read_timeout),
         total_timeout=_ns(config.total_timeout),
-        max_connections=config.max_connections,
+        max_connections=share.of(config.max_connections),
         tunnel_idle=_ns(config.websockets.idle_timeout),
         tunnel_total=_ns(config.websockets.total_timeout),
     )

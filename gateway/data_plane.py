@@ -153,7 +153,7 @@ class DataPlane:
     async def drain(self, seconds: float) -> bool:
         """Accept no more, finish what is in flight within `seconds`; False if something had to be cut."""
         self.listener.stop_accepting()
-        return await self.plane.drain(seconds)
+        return await self.plane.drain(seconds, self._loaded.config.drain.idle_timeout)
 
     def cut(self) -> None:
         """Drain no longer."""

@@ -33,8 +33,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cache": ("core",),
     "audit": ("core",),
     "telemetry": ("core",),
-    # What a head may hold, and which of its lines are secret.
-    "build": ("core", "config", "routing", "registry", "snapshot", "proxy.http1", "proxy.lines", "proxy.tls"),
+    # What a head may hold, and which of its lines are secret; one process's share of the node's limits.
+    "build": (
+        "core",
+        "config",
+        "control.share",
+        "routing",
+        "registry",
+        "snapshot",
+        "proxy.http1",
+        "proxy.lines",
+        "proxy.tls",
+    ),
     # What one process serves with: it puts together what the request's way runs through, and knows no store.
     "data_plane": ("core", "config", "build", "cache", "issuers", "proxy", "snapshot", "telemetry"),
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),

@@ -5,13 +5,15 @@ Plain arithmetic, bounded whatever clients ask for.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final
 
 #: Resources that share a number do not notice it, but for a response that is not stored now and then.
 _SLOTS: Final = 4096
 
 
-class Common:
+class Common(ABC):
     """The parts of `ResponseCache` that need no storage; `largest` is the largest value, `room` what may be collected
     at once, both in bytes."""
 
@@ -19,6 +21,8 @@ class Common:
         self.largest: Final = largest
         #: Answers by route and result, for `postern_cache_total`.
         self.tally: Final[dict[tuple[str, str], float]] = {}
+        #: Told of each resource that is dropped here: other processes may have stored it, too.
+        self.on_drop: Callable[[str], None] | None = None
         self._room = room
         self._dropped = [0] * _SLOTS
 
@@ -37,6 +41,16 @@ class Common:
         """Count one answer."""
         key = route, result
         self.tally[key] = self.tally.get(key, 0) + 1
+
+    def drop(self, resource: str) -> None:
+        """Forget all that is stored of a resource, here at once and in the other processes as soon as they are told."""
+        self.forget(resource)
+        if self.on_drop is not None:
+            self.on_drop(resource)
+
+    @abstractmethod
+    def forget(self, resource: str) -> None:
+        """Forget all that is stored of a resource, and tell no other process."""
 
     def _note_drop(self, resource: str) -> None:
         self._dropped[hash(resource) % _SLOTS] += 1

@@ -147,8 +147,8 @@ class MemoryResponses(Common):
         if moment == self.moment(resource):
             self.cache.put(key, value, seconds, resource)
 
-    def drop(self, resource: str) -> None:
-        """Forget all of a resource."""
+    def forget(self, resource: str) -> None:
+        """Forget all of a resource in this process."""
         self._note_drop(resource)
         self.cache.remove_resource(resource)
 

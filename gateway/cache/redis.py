@@ -96,7 +96,7 @@ class RedisResponses(Common):
         self._spawn(self._keep(resource, key, value, seconds, moment, pending))
         return pending
 
-    def drop(self, resource: str) -> None:
+    def forget(self, resource: str) -> None:
         """Forget all of a resource: in this process at once, elsewhere as soon as Redis has heard of it."""
         self._note_drop(resource)
         self._owed.pop(resource, None)

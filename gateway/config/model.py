@@ -152,8 +152,8 @@ class Cache(Settings):
     )
     size: Room = Field(
         default=64 * 1024 * 1024,
-        description="All that is kept in memory; what was used least recently leaves first. Redis has limits of its "
-        "own (`maxmemory`).",
+        description="All that is kept in memory; what was used least recently leaves first. Workers divide it. Redis "
+        "has limits of its own (`maxmemory`).",
     )
     max_object: Room = Field(default=1024 * 1024, description="The largest response that is stored.")
 
@@ -206,12 +206,14 @@ class Limits(Settings):
     connections: int = Field(
         default=10_000,
         ge=1,
-        description="How many client connections at once, WebSockets and TLS handshakes included; past it 503.",
+        description="How many client connections at once, WebSockets and TLS handshakes included; past it 503. Workers "
+        "divide them.",
     )
     connections_per_client: int = Field(
         default=0,
         ge=0,
-        description="How many of them from one address (IPv6: one /64) that is no trusted proxy; past it 503; 0: any.",
+        description="How many of them from one address (IPv6: one /64) that is no trusted proxy; past it 503; 0: any. "
+        "Each worker counts its own.",
     )
     requests_per_connection: int = Field(
         default=10_000, ge=1, description="After so many requests the answer says that the connection closes."
@@ -232,6 +234,11 @@ class Drain(Settings):
 
     delay: Duration = Field(default=0.0, description="How long it still accepts connections, while not ready.")
     timeout: Duration = Field(default=30.0, description="How long requests in flight may take to finish.")
+    idle_timeout: Duration = Field(
+        default=1.0,
+        description="How long an idle connection is kept for a request that is on its way; its answer, as every answer "
+        "by then, says that the connection closes.",
+    )
 
 
 class SelfService(Settings):

@@ -324,7 +324,7 @@ class Service(Settings):
         default=0,
         ge=0,
         description="The most connections to each address at a time, WebSockets included; further requests wait their "
-        "turn, for `overload.max_wait` at the most; 0: any number.",
+        "turn, for `overload.max_wait` at the most; 0: any number. Workers divide them, and each has at least one.",
     )
     retries: int = Field(
         default=1,

@@ -3,6 +3,8 @@
 States: open (waiting for a head, or carrying an exchange), lingering (answered, closed for writing, reading
 what the client still sends so that the answer is not reset: RFC 9112 §9.6), closed.  Pipelined requests wait
 in an inbox of 64 KiB, after which reading stops; the next one starts from a loop, never by recursion.
+A connection that has been idle long enough is closed for writing alone, and not before what the kernel has of its next
+request was served: a request that crosses our end is not reset.
 The clock is the sweep of `plane`: `deadline` is one field, its meaning follows from the state.  The sweep also looks
 whether a client that is not read from is still there.
 """
@@ -68,7 +70,7 @@ class Downstream:
     """
 
     __slots__ = ("_address", "_admitted", "_blocked", "_client", "_half_closed", "_heading", "_inbox", "_life",
-                 "_lingered", "_network", "_pace", "_peer", "_peer_of", "_plane", "_port", "_pumping",
+                 "_lingered", "_network", "_pace", "_parting", "_peer", "_peer_of", "_plane", "_port", "_pumping",
                  "_scheme", "_served", "_unsent", "_write", "deadline", "exchange", "paused", "transport")  # fmt: skip
 
     _write: Callable[[bytes], object]
@@ -99,6 +101,8 @@ class Downstream:
         self._served = 0
         #: Bytes of its body that the client must send before its deadline moves on.
         self._pace = 0
+        #: How many requests had been begun when it was found idle for too long, with something arriving; -1: never.
+        self._parting = -1
         #: What waited to be written when a closing connection was last looked at, in bytes.
         self._unsent = 0
         self._peer: Peer | None = None
@@ -517,12 +521,44 @@ class Downstream:
                 _log.debug("SO_LINGER on a dying connection: %s", error)
         transport.abort()
 
-    def drain(self) -> None:
-        """The gateway is stopping: an idle connection closes, a busy one after its answer."""
-        if self.exchange is None and self._life == OPEN:
-            if self._inbox:
-                return  # a head is arriving; its answer will say close
+    def drain(self, until: int) -> None:
+        """The gateway is stopping: an idle connection has until this moment of the monotonic clock for its next
+        request, whose answer will say close as that to a request in flight will."""
+        if self.exchange is not None or self._life != OPEN or self._inbox:
+            return
+        if self._blocked:
+            self.linger()  # it has yet to read its last answers
+        elif not self.deadline or self.deadline > until:
+            self.deadline = until
+            self._heading = False  # a head that begins now gets its own time
+
+    def cut(self) -> None:
+        """Its time is over, whatever it does: what is not complete is reset."""
+        transport = self.transport
+        if transport is None or self.exchange is not None or transport.get_write_buffer_size():
+            self.reset()
+            return
+        self._life = max(self._life, CLOSING)
+        transport.close()  # everything was written, and nothing will be
+
+    def _part(self) -> None:
+        """It has been idle for long enough: close it, once what has arrived is served."""
+        if self._arriving() and self._parting != self._served:
+            self._parting = self._served
+            self.deadline = monotonic_ns()  # the loop tells of it before the next sweep
+        elif self._served or self._plane.draining:
+            self.linger()  # its next request may be on its way
+        else:
             self._close()
+
+    def _arriving(self) -> bool:
+        """Does the kernel hold something that the loop has not told of yet?"""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return False
+        poller = select.poll()
+        poller.register(sock.fileno(), select.POLLIN)
+        return bool(poller.poll(0))
 
     def _keeps_pace(self) -> bool:
         """Has a client that does not take all that it could taken enough since it was looked at last?"""
@@ -546,7 +582,7 @@ class Downstream:
             elif self._inbox:
                 self._reject(answers.REQUEST_TIMEOUT, detail="the head did not arrive in time", begun=self._inbox)
             else:
-                self._close()
+                self._part()
         elif self._half_closed and exchange.state < RESPONDING:
             self._gone(exchange)
         elif self._blocked:

@@ -3,7 +3,8 @@
 Each is a protocol that hands the connection on to the next one.  Laws: each gets `limits.header_timeout`, there are
 no more of them at once than `limits.connections`, and one that fails is closed and is nobody's error: there was no
 request.  A connection counts from the moment that it is accepted, and for its client from the moment that this is
-known; then it is judged.  One too many is still heard, so that it can be told; far too many are not.
+known; then it is judged.  One too many is still heard, so that it can be told; far too many are not.  When the gateway
+drains, one that has begun comes to its request, and one that has said nothing has a moment to begin.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.proxy.downstream import Downstream, endpoints
 from gateway.proxy.peers import client_network, is_trusted
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("postern.proxy")
 
 
+class Greeting(Protocol):
+    """A connection on its way to its first request."""
+
+    @property
+    def begun(self) -> bool:
+        """Has the client said anything?"""
+        ...
+
+
 class Greeter:
     """Makes the protocols of new connections; knows those that have not come to their first request."""
 
@@ -37,7 +47,8 @@ class Greeter:
         self._proxy_protocol = proxy_protocol
         self._senders = senders
         #: Connections on their way: what gives each one up.
-        self._pending: dict[object, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
+        self._pending: dict[Greeting, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
+        plane.greeters.append(self)
 
     @property
     def pending(self) -> int:
@@ -80,7 +91,7 @@ class Greeter:
         peer = transport.get_extra_info("peername")
         return isinstance(peer, tuple) and (not self._senders or is_trusted(peer[0], self._senders))
 
-    def begin(self, greeting: object, give_up: Callable[[], None]) -> None:
+    def begin(self, greeting: Greeting, give_up: Callable[[], None]) -> None:
         """A connection is on its way; `give_up` ends it."""
         plane = self._plane
         snapshot = plane.snapshot
@@ -96,12 +107,21 @@ class Greeter:
         self._pending[greeting] = (plane.loop.call_later(snapshot.timeouts.header / SECOND, late), give_up)
         plane.greeting += 1
 
-    def end(self, greeting: object) -> None:
+    def end(self, greeting: Greeting) -> None:
         """It has arrived, or is gone."""
         found = self._pending.pop(greeting, None)
         if found is not None:
             found[0].cancel()
             self._plane.greeting -= 1
+
+    def drain(self, seconds: float) -> None:
+        """Give up those that say nothing for so long."""
+        self._plane.loop.call_later(seconds, self._give_up_silent)
+
+    def _give_up_silent(self) -> None:
+        for greeting, (_, give_up) in list(self._pending.items()):
+            if not greeting.begun:
+                give_up()
 
     def close(self) -> None:
         """Give up all that are on their way."""
@@ -144,6 +164,11 @@ class _HeaderFirst:
         self._inbox = b""
         self._room = True
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Has a byte of the header come?"""
+        return bool(self._inbox)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

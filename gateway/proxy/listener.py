@@ -1,9 +1,14 @@
-"""The proxy's listening sockets: bound, accepting, paused, closed.
+"""The proxy's listening sockets: bound or inherited, accepting, paused, closed.
 
 The sockets are ours for as long as we listen, and the event loop accepts on duplicates of them.  To pause is to close
 the duplicates: the kernel goes on queueing connections, none is refused or lost, and accepting again finds them.
 libuv accepts one connection a turn of the loop, and under load a turn is long: new clients would wait for many seconds
 beside busy ones.  So whoever is accepted brings along those that wait behind it, `AT_ONCE` at the most.
+
+Several processes share an address by slots (`bind_slots`): each slot has sockets of its own, among which the kernel
+spreads the connections, and whoever holds a slot accepts from duplicates of them.  As long as anybody keeps them open,
+what waits in them waits for the slot's next holder.  Law: who stops takes what the kernel has accepted, so that no
+connection is lost where nobody else holds its socket.
 """
 
 from __future__ import annotations
@@ -40,20 +45,77 @@ AT_ONCE = 128
 _AGAIN = 0.25
 
 
+def bind_slots(host: str, port: int, slots: int) -> list[list[socket.socket]]:
+    """Sockets for so many processes that share an address: for each slot its own, one an address family, bound and
+    listening.  Port 0 takes any free one, the same for all.
+
+    Raises `StartError` when the address cannot be had, also where another program that would share it (SO_REUSEPORT)
+    listens already: a second gateway may not take a part of the first one's connections.
+    """
+    opened: list[list[socket.socket]] = [[] for _ in range(slots)]
+    chosen = port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(found):
+            if chosen:
+                _bound(family, (address[0], chosen, *address[2:])).close()
+            for slot in opened:
+                sock = _bound(family, (address[0], chosen, *address[2:]), shared=True)
+                slot.append(sock)
+                sock.listen(BACKLOG)
+                chosen = int(sock.getsockname()[1])
+    except OSError as error:
+        for slot in opened:
+            for sock in slot:
+                sock.close()
+        raise cannot_listen("listen.proxy", host, port, error) from error
+    return opened
+
+
+def _bound(family: int, address: tuple[object, ...], *, shared: bool = False) -> socket.socket:
+    """A socket that is bound and does not listen yet; `shared` among slots.  Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sys.platform == "linux":
+            # Accepted sockets inherit it.
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Listener:
     """One address on which clients connect."""
 
     def __init__(
-        self, plane: Plane, host: str, port: int, proxy_protocol: bool = False, senders: Sequence[Network] = ()
+        self,
+        plane: Plane,
+        host: str,
+        port: int,
+        proxy_protocol: bool = False,
+        senders: Sequence[Network] = (),
+        sockets: Sequence[socket.socket] | None = None,
     ) -> None:
         """`host` and `port` as in `listen.proxy`; port 0 takes any free one.  With `proxy_protocol` connections begin
-        with a header of it, and come from `senders` (empty: anybody)."""
+        with a header of it, and come from `senders` (empty: anybody).  `sockets` are those of a slot (`bind_slots`):
+        duplicates of them are accepted from and they are left alone, so that they can be another's at the same time."""
         self._plane = plane
         self._host = host
         self._greeter = Greeter(plane, proxy_protocol, senders)
+        self._inherited = sockets
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._accepting = False
+        #: True from the start until it stops for good, paused or not.
+        self._started = False
         self._opening: asyncio.Task[None] | None = None
         #: Connections that were brought along and are being made.
         self._arriving: set[asyncio.Task[object]] = set()
@@ -66,18 +128,19 @@ class Listener:
         return self._greeter.pending
 
     async def start(self) -> None:
-        """Bind and accept; raises `StartError` when the address cannot be had."""
-        loop = self._plane.loop
+        """Bind what is not inherited, and accept; raises `StartError` when the address cannot be had."""
         try:
-            found = await loop.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, address in dict.fromkeys(found):
-                # With port 0 the first address chooses, the others follow.
-                self._bind(family, (address[0], self.port, *address[2:]))
+            if self._inherited is None:
+                await self._bind()
+            else:
+                self._sockets = [sock.dup() for sock in self._inherited]
+                self.port = int(self._sockets[0].getsockname()[1])
             self._accepting = True
             await self._open()
         except OSError as error:
-            self.stop_accepting()
+            self._close()
             raise cannot_listen("listen.proxy", self._host, self.port, error) from error
+        self._started = True
 
     def pause(self) -> None:
         """Accept nothing for now; the kernel keeps up to `BACKLOG` connections until `resume`."""
@@ -95,26 +158,28 @@ class Listener:
             self._opening = self._plane.loop.create_task(self._reopen(), name="listen")
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets, and connections that have not come to a request; those that have go on."""
+        """Take the connections that wait, and no more; those that have been accepted go on."""
+        if self._started:
+            self._started = False
+            for sock in self._sockets:
+                self._bring(sock, BACKLOG)
+        self._close()
+
+    def _close(self) -> None:
         self.pause()
         sockets, self._sockets = self._sockets, []
         for sock in sockets:
             sock.close()
-        self._greeter.close()
 
-    def _bind(self, family: int, address: tuple[object, ...]) -> None:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        self._sockets.append(sock)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if sys.platform == "linux":
-            # Accepted sockets inherit it.
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        self.port = int(sock.getsockname()[1])
+    async def _bind(self) -> None:
+        loop = self._plane.loop
+        found = await loop.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(found):
+            # With port 0 the first address chooses, the others follow.
+            sock = _bound(family, (address[0], self.port, *address[2:]))
+            self._sockets.append(sock)
+            sock.listen(BACKLOG)
+            self.port = int(sock.getsockname()[1])
 
     async def _open(self) -> None:
         """Accept on a duplicate of each socket.  Raises OSError."""
@@ -139,8 +204,14 @@ class Listener:
 
     def _greet(self, sock: socket.socket) -> asyncio.Protocol:
         """The protocol of a connection that the loop has accepted; those that wait behind it come with it."""
+        if self._accepting:
+            self._bring(sock, AT_ONCE)
+        return self._greeter.greet()
+
+    def _bring(self, sock: socket.socket, most: int) -> None:
+        """Accept connections that wait, at most so many."""
         loop, greet = self._plane.loop, self._greeter.greet
-        for _ in range(AT_ONCE if self._accepting else 0):
+        for _ in range(most):
             try:
                 accepted, _ = sock.accept()
             except OSError:
@@ -149,7 +220,6 @@ class Listener:
             arriving: asyncio.Task[object] = loop.create_task(loop.connect_accepted_socket(greet, accepted))
             self._arriving.add(arriving)
             arriving.add_done_callback(self._arrived)
-        return greet()
 
     def _arrived(self, arriving: asyncio.Task[object]) -> None:
         self._arriving.discard(arriving)

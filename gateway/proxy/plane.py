@@ -19,9 +19,11 @@ from gateway.proxy.lines import forget_lines
 from gateway.proxy.overload import Overload
 from gateway.proxy.targets import Targets
 from gateway.proxy.tunnel import FAREWELL, GOING_AWAY
+from gateway.snapshot import SECOND
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import Downstream
+    from gateway.proxy.greeting import Greeter
     from gateway.proxy.tunnel import Tunnel
     from gateway.snapshot import Snapshot
 
@@ -35,6 +37,10 @@ _FORGET_LINES: Final = 240
 _RECHECK: Final = 2
 #: How old what lasts must be, in nanoseconds: what is younger has just been judged.
 _LASTING: Final = 400_000_000
+#: Seconds that an idle connection has for its next request once the gateway drains, where nothing else is said.
+PARTING: Final = 1.0
+#: Turns of the loop until a connection that was accepted is known here.
+_ARRIVAL: Final = 5
 _BYTES: Final = [format(number, "02x") for number in range(256)]
 
 
@@ -83,6 +89,8 @@ class Plane:
         self.tunnels: set[Tunnel] = set()
         #: Connections that have not come to their first request (`greeting`).
         self.greeting = 0
+        #: Those who bring them there.
+        self.greeters: list[Greeter] = []
         #: How many connections a client address has, those in their handshake included.
         self.clients: dict[str, int] = {}
         self.overload = Overload(loop, snapshot.max_wait)
@@ -162,22 +170,33 @@ class Plane:
         self.overload.max_wait = snapshot.max_wait
         self.targets.adopt(snapshot.services)
 
-    async def drain(self, seconds: float) -> bool:
-        """Finish what is in flight, for at most `seconds`; False if something had to be cut."""
+    async def drain(self, seconds: float, idle: float = PARTING) -> bool:
+        """Finish what is in flight, for at most `seconds`; False if something had to be cut.
+
+        Each answer says that its connection closes; an idle connection closes when it has stayed so for `idle` seconds.
+        """
         self.draining = True
         self.overload.gates = []
+        for _ in range(_ARRIVAL):
+            await asyncio.sleep(0)
         until = time.monotonic() + seconds
-        for connection in list(self.downstreams):
-            connection.drain()
-        while (self.downstreams or self.tunnels) and time.monotonic() < until and not self._cut:
-            await asyncio.sleep(0.02)
+        for greeter in self.greeters:
+            greeter.drain(idle)
+        while self._busy() and time.monotonic() < until and not self._cut:
+            parting = time.monotonic_ns() + int(idle * SECOND)
             for connection in list(self.downstreams):
-                connection.drain()
+                connection.drain(parting)
+            await asyncio.sleep(0.02)
+        for greeter in self.greeters:
+            greeter.close()
         clean = not self.downstreams
         for connection in list(self.downstreams):
-            connection.reset()
+            connection.cut()
         await self._farewell()
         return clean
+
+    def _busy(self) -> bool:
+        return bool(self.downstreams or self.tunnels or self.greeting)
 
     async def _farewell(self) -> None:
         """Close the WebSockets that are left, with a closing frame where one can be said."""
@@ -194,10 +213,12 @@ class Plane:
         self._cut = True
 
     def stop(self) -> None:
-        """End the sweep, close every upstream connection."""
+        """End the sweep, close every upstream connection and all that have not come to a request."""
         self.overload.stop()
         if self._timer is not None:
             self._timer.cancel()
+        for greeter in self.greeters:
+            greeter.close()
         self.targets.close()
 
     def counts(self) -> dict[tuple[str, str], int]:

@@ -40,7 +40,7 @@ class TlsConnection:
 
     __slots__ = ("_at", "_closing", "_delivering", "_fault", "_goodbye_seen", "_goodbye_sent", "_held", "_incoming",
                  "_lost", "_opened", "_outgoing", "_paused", "_protocol", "_raw", "_ssl", "_state",
-                 "_wire")  # fmt: skip
+                 "_wire", "begun")  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class TlsConnection:
         self._protocol = protocol
         self._opened = opened
         self._state = _HANDSHAKE
+        #: True once the other end has said something.
+        self.begun = False
         self._paused = False
         self._delivering = False
         self._closing = False
@@ -98,6 +100,7 @@ class TlsConnection:
             self._wire = data
             self._at = 0
         if self._state == _HANDSHAKE:
+            self.begun = True
             self._shake_hands()
         else:
             self._deliver()

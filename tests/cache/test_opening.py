@@ -28,3 +28,28 @@ async def test_it_is_opened_once(backend: str) -> None:
     opened.count("read", "miss")
     assert caches.tally() == {("read", "miss"): 1}
     await caches.close()
+
+
+async def test_what_is_dropped_is_told_and_what_others_have_dropped_is_not() -> None:
+    caches, told = ResponseCaches("memory://", 10_000, 100), list[str]()
+    caches.dropped_elsewhere("/before")  # nothing is stored yet
+    caches.on_drop(told.append)
+    cache = caches.open()
+    for resource in ("/a", "/b"):
+        cache.keep(resource, resource, b"x", 60, cache.moment(resource))
+    began = cache.moment("/b")
+    cache.drop("/a")
+    caches.dropped_elsewhere("/b")
+    assert [cache.find("/a", "/a"), cache.find("/b", "/b")] == [None, None]
+    assert told == ["/a"]
+    # What was on its way when another worker dropped its resource is not stored here, either.
+    cache.keep("/b", "/b", b"old", 60, began)
+    assert cache.find("/b", "/b") is None
+    caches.on_drop(told.remove)
+    cache.drop("/a")
+    assert told == []
+    await caches.close()
+
+
+def test_a_share_of_the_memory_that_is_smaller_than_the_largest_response() -> None:
+    assert ResponseCaches("memory://", 500, 1000).open().largest == 500

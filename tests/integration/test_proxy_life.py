@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.gateways import eventually, get, proxied, request, routed
+from tests.integration.gateways import Client, eventually, get, proxied, request, routed
 from tests.integration.programs import PATIENCE, Program, fetch, launch, running_program, settled
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer
@@ -69,6 +69,74 @@ async def test_answers_of_a_draining_gateway_say_close(tmp_path: Path) -> None:
         assert (response.status, response.headers["connection"]) == (200, "close")
         assert await client.ended() == "closed"
         assert await draining
+
+
+async def test_an_idle_connection_has_a_moment_for_its_next_request() -> None:
+    async with proxied(ok) as (_, gateway), await gateway.connect() as used, await gateway.connect() as fresh:
+        assert (await used.request(get("/"))).status == 200
+        await eventually(lambda: len(gateway.plane.downstreams) == 2)
+        draining = asyncio.create_task(gateway.plane.drain(PATIENCE, idle=PATIENCE))
+        await eventually(lambda: gateway.plane.draining)
+        for client in (used, fresh):
+            response = await client.request(get("/"))
+            assert (response.status, response.headers["connection"]) == (200, "close")
+            assert await client.ended() == "closed"
+        assert await draining
+
+
+async def test_a_drain_closes_what_stays_idle() -> None:
+    async with proxied(ok) as (_, gateway), await gateway.connect() as used, await gateway.connect() as fresh:
+        assert (await used.request(get("/"))).status == 200
+        await eventually(lambda: len(gateway.plane.downstreams) == 2)
+        draining = asyncio.create_task(gateway.plane.drain(PATIENCE, idle=0.1))
+        assert await used.ended() == await fresh.ended() == "closed"
+        used.writer.close()
+        fresh.writer.close()
+        assert await draining
+
+
+async def test_a_head_that_begins_while_draining_gets_its_time() -> None:
+    async with proxied(ok) as (_, gateway), await gateway.connect() as client:
+        await eventually(lambda: gateway.plane.downstreams)
+        (downstream,) = gateway.plane.downstreams
+        draining = asyncio.create_task(gateway.plane.drain(PATIENCE, idle=5))
+        await eventually(lambda: gateway.plane.draining and downstream.deadline)
+        before = downstream.deadline
+        data = get("/")
+        client.send(data[:10])
+        await eventually(lambda: downstream.deadline > before)  # that of a head
+        client.send(data[10:])
+        assert (await client.response()).status == 200
+        assert await draining
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_request_that_crosses_the_end_of_an_idle_connection_is_answered(draining: bool) -> None:
+    """The kernel has it, and the loop has not told of it yet, when its time is over."""
+    async with proxied(ok) as (_, gateway):
+        with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as sock:
+            sock.setblocking(False)
+            client = Client(*await asyncio.open_connection(sock=sock))
+            assert (await client.request(get("/"))).status == 200
+            (downstream,) = gateway.plane.downstreams
+            gateway.plane.draining = draining
+            sock.send(get("/again"))
+            downstream.expired()
+            response = await client.response()
+            assert (response.status, response.headers.get("connection")) == (200, "close" if draining else None)
+
+
+async def test_what_arrives_and_is_no_request_keeps_no_idle_connection() -> None:
+    async with proxied(ok) as (_, gateway):
+        with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as sock:
+            sock.setblocking(False)
+            client = Client(*await asyncio.open_connection(sock=sock))
+            assert (await client.request(get("/"))).status == 200
+            (downstream,) = gateway.plane.downstreams
+            sock.send(b"x")
+            downstream.expired()
+            downstream.expired()  # nothing has been told of meanwhile
+            assert await client.ended() == "closed"
 
 
 async def test_a_drain_ends_after_its_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import ssl
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Issued, authority, client_context, stranger
-from tests.integration.gateways import Client, get, routed
-from tests.integration.programs import ROOT, Program, launch, running_program
+from tests.integration.gateways import Client, Gateway, eventually, get, routed, running_gateway
+from tests.integration.programs import PATIENCE, ROOT, Program, launch, running_program
 from tests.integration.test_listener_tls import ok, shown, tls
 from tests.integration.test_proxy_life import slow
 from upstream_stub.raw import RawServer
@@ -119,6 +120,49 @@ async def test_a_drain_finishes_what_is_under_way(tmp_path: Path, issued: Issued
         assert await busy.ended() == "closed"
         assert await program.ended() == 0
         assert (await program.event("drained"))["clean"] is True
+
+
+async def test_a_handshake_that_has_begun_comes_to_its_request(issued: Issued, tmp_path: Path) -> None:
+    """And one that has said nothing is closed, however long its time for a handshake."""
+    context = client_context(tmp_path)
+    async with RawServer(ok) as upstream:
+        text = routed(upstream.url, top=tls(issued), limits="{header_timeout: 1h}")
+        async with running_gateway(text) as gateway:
+            silent = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            hello = context.wrap_bio(incoming, outgoing, server_hostname="lms.example.org")
+            with pytest.raises(ssl.SSLWantReadError):
+                hello.do_handshake()
+            first = outgoing.read()
+            writer.write(first[:20])
+            await eventually(lambda: gateway.listener.greeting == 2 and _begun(gateway) == 1)
+            draining = asyncio.create_task(gateway.plane.drain(PATIENCE, idle=0.05))
+            assert await silent.ended() == "closed"
+            writer.write(first[20:])
+            while True:
+                try:
+                    hello.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    writer.write(outgoing.read())
+                    incoming.write(await reader.read(65536))
+            hello.write(get())
+            writer.write(outgoing.read())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                incoming.write(await reader.read(65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while piece := hello.read(65536):
+                        answer += piece
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nConnection: close\r\n" in answer
+            writer.close()
+            assert await draining
+
+
+def _begun(gateway: Gateway) -> int:
+    return sum(greeting.begun for greeter in gateway.plane.greeters for greeting in greeter._pending)
 
 
 async def test_handshakes_that_fail_are_not_talked_about(tmp_path: Path, issued: Issued) -> None:
