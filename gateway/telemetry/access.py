@@ -43,13 +43,15 @@ class AccessLog:
         secret_names: Collection[str] = (),
         redactor: TextRedactor | None = None,
         backlog: int = BACKLOG,
+        lock: int | None = None,
     ) -> None:
-        """`descriptor` is where lines go, as a file descriptor.
+        """`descriptor` is where lines go, as a file descriptor; `lock` is its lock where other processes write there,
+        too (`turns.make_lock`).
 
         `report` is told how many lines were lost, at most once a minute.  `secret_names` are query parameters
         that hold secrets besides the usual ones (the routes' `key_names`); `redactor` knows the keys' prefix.
         """
-        self._writer = StreamWriter(descriptor, backlog, "access-log")
+        self._writer = StreamWriter(descriptor, backlog, "access-log", lock)
         self._report = report
         self._reported = 0
         self._next_report = 0.0

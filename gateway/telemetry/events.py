@@ -41,19 +41,23 @@ _LAST_WORDS = 1.0
 
 _STANDARD_ERROR = 2
 
-#: The fields that every event has, in the order in which they stand.
-_FIRST_FIELDS = ("time", "level", "logger", "event")
+#: The fields that every event has (`worker` in workers), in the order in which they stand.
+_FIRST_FIELDS = ("time", "level", "logger", "worker", "event")
 
 
 class _Sink:
     """Where rendered events go; another one may take its place while loggers hold on to this object."""
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
         self._writer = StreamWriter(_STANDARD_ERROR, _BACKLOG, "events")
 
-    def redirect(self, descriptor: int) -> None:
-        self._writer.close(_LAST_WORDS)
-        self._writer = StreamWriter(descriptor, _BACKLOG, "events")
+    def redirect(self, descriptor: int, lock: int | None) -> None:
+        # A process that was forked has the writer of its parent, and not its thread: that one writes what is in it.
+        if self._owner == os.getpid():
+            self._writer.close(_LAST_WORDS)
+        self._owner = os.getpid()
+        self._writer = StreamWriter(descriptor, _BACKLOG, "events", lock)
 
     def write(self, text: str) -> None:
         self._writer.write(f"{text}\n".encode("utf-8", "backslashreplace"), 1)
@@ -106,15 +110,23 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def configure(
-    kind: Kind, level: Level = "info", *, secret_prefix: str = "pnsec_", descriptor: int = _STANDARD_ERROR
+    kind: Kind,
+    level: Level = "info",
+    *,
+    secret_prefix: str = "pnsec_",
+    descriptor: int = _STANDARD_ERROR,
+    lock: int | None = None,
+    worker: int | None = None,
 ) -> None:
     """Say how events are written from now on, and let the libraries' warnings join them.
 
     `auto` is for a person where the descriptor is a terminal, else JSON.  `secret_prefix` is that of our keys'
-    secret parts.  Before the first call, warnings and errors alone are written, as `auto` would.
+    secret parts.  `lock` is the stream's where other processes write to it, too (`turns.make_lock`); `worker` is the
+    slot of this process, which stands in each of its events.  Before the first call, warnings and errors alone are
+    written, as `auto` would.
     """
-    _sink.redirect(descriptor)
-    _configure_structlog(kind, level, secret_prefix, descriptor)
+    _sink.redirect(descriptor, lock)
+    _configure_structlog(kind, level, secret_prefix, descriptor, worker)
     root = logging.getLogger()
     if _library_handler not in root.handlers:
         root.addHandler(_library_handler)
@@ -127,13 +139,16 @@ def flush(timeout: float = _LAST_WORDS) -> bool:
     return _sink.drain(timeout)
 
 
-def _configure_structlog(kind: Kind, level: Level, secret_prefix: str, descriptor: int) -> None:
+def _configure_structlog(
+    kind: Kind, level: Level, secret_prefix: str, descriptor: int, worker: int | None = None
+) -> None:
     terminal = _is_terminal(descriptor)
     console = terminal if kind == "auto" else kind == "console"
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             _add_name,
+            *([] if worker is None else [_adds_worker(worker)]),
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
             _redaction(TextRedactor(secret_prefix)),
@@ -155,6 +170,14 @@ def _console_renderer(colors: bool) -> Processor:
 def _add_name(logger: _Output, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["logger"] = logger.name
     return event
+
+
+def _adds_worker(worker: int) -> Processor:
+    def add(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("worker", worker)
+        return event
+
+    return add
 
 
 def _redaction(redactor: TextRedactor) -> Processor:

@@ -2,6 +2,9 @@
 
 Standard output and standard error can be pipes that nobody reads.  A `StreamWriter` takes bytes in a plain
 call, holds at most `limit` of them, and drops what comes beyond, counted.
+
+Laws kept here: what is handed over at once is written in one piece, whoever else writes to the stream (`turns.py`); a
+line that was cut off (the stream broke, its process was killed) spoils no other.
 """
 
 from __future__ import annotations
@@ -12,18 +15,25 @@ import threading
 import time
 from queue import SimpleQueue
 
+from gateway.telemetry.turns import turns
+
 #: How long the writer waits for a descriptor that somebody made non-blocking, before it looks again.
 _POLL_MS = 1000
+_NEWLINE = ord("\n")
 
 
 class StreamWriter:
     """Writes to a file descriptor from a thread of its own, started by the first write (so: after forking)."""
 
-    def __init__(self, descriptor: int, limit: int, name: str) -> None:
-        """`limit` is the most that may wait, in bytes; `name` is the thread's."""
+    def __init__(self, descriptor: int, limit: int, name: str, lock: int | None = None) -> None:
+        """`limit` is the most that may wait, in bytes; `name` is the thread's.
+
+        `lock` is the stream's where other processes write to it, too (`turns.make_lock`).  Raises OSError.
+        """
         self._descriptor = descriptor
         self._limit = limit
         self._name = name
+        self._turns = turns(lock)
         self._queue: SimpleQueue[tuple[bytes | bytearray, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
@@ -61,11 +71,13 @@ class StreamWriter:
     def close(self, timeout: float) -> bool:
         """Take no more, and wait as `drain` does; a thread stuck in a write is left behind."""
         with self._lock:
-            self._closed = True
+            again, self._closed = self._closed, True
             thread = self._thread
-        self._queue.put(None)
         if thread is None:
+            if not again:
+                self._turns.close()
             return True
+        self._queue.put(None)
         thread.join(timeout)
         return not thread.is_alive()
 
@@ -77,9 +89,27 @@ class StreamWriter:
                     self._dropped += lines
             with self._lock:
                 self._waiting -= len(data)
+        self._turns.close()
 
     def _write_all(self, data: bytes | bytearray) -> bool:
-        """Write it all, however slowly; False when the stream is gone or full."""
+        """Write it all in one turn, however slowly; False when the stream is gone or full."""
+        try:
+            cut = self._turns.take()
+        except OSError:
+            return False
+        if cut:
+            data = b"\n" + data
+        written = self._write_on(data)
+        if written:
+            cut = data[written - 1] != _NEWLINE
+        try:
+            self._turns.give(cut)
+        except OSError:
+            return False
+        return written == len(data)
+
+    def _write_on(self, data: bytes | bytearray) -> int:
+        """Write until all is written or the stream fails; returns how many bytes went out."""
         rest = memoryview(data)
         while rest:
             try:
@@ -90,5 +120,5 @@ class StreamWriter:
                 poll.poll(_POLL_MS)
             except OSError:
                 # A closed pipe or a full disk: these lines are lost and counted; later ones may fare better.
-                return False
-        return True
+                break
+        return len(data) - len(rest)
