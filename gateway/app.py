@@ -274,7 +274,12 @@ class App:
         self._background = {task for task in self._background if not task.done()}
 
     def not_ready(self) -> str | None:
-        """Why no request should be sent here, None once they should."""
+        """Why no request should be sent here, None once they should.
+
+        That is from when all workers serve for the first time; while some are replaced the others do.
+        """
+        if self._reason is None and self.link is not None and not self.link.workers():
+            return "no worker serves"
         return self._reason
 
     def uptime(self) -> float:
