@@ -11,10 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry import usage
-from gateway.telemetry.deltas import Accumulator
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Metrics, Reading
-from gateway.telemetry.node import NodeMetrics
 from gateway.telemetry.usage import Usage, own_usage, usage_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -78,22 +76,3 @@ def test_the_nodes_processes_are_shown_as_one() -> None:
     }  # fmt: skip
     for name in ("process_start_time_seconds", "process_max_fds"):
         assert one[name] == all_[name]
-
-
-async def test_a_process_that_does_not_report_is_looked_at(sleeper: subprocess.Popen[bytes]) -> None:
-    asked = 0
-
-    async def ask() -> None:
-        nonlocal asked
-        asked += 1
-
-    node = NodeMetrics(Accumulator(Metrics()), ask, lambda: [sleeper.pid, 2**22 + 1])
-    await node.fresh()
-    others = node.read().others
-    assert asked == 1
-    assert others is not None
-    assert others.resident > 0
-    sleeper.communicate(b"\n")
-    after = node.read().others
-    assert after is not None
-    assert (after.resident, after.cpu >= others.cpu) == (0, True)
