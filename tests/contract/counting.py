@@ -7,12 +7,15 @@ counts by, wherever that is, shows the bench's `now`, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.core.decision import Pending
 from gateway.core.ports import Counters, Demand, Verdict
+from gateway.counters.hub import HubCounters
+from gateway.counters.hub_server import HubServer
 from gateway.counters.memory import MemoryCounters
 
 SECOND = 1_000_000_000
@@ -58,4 +61,19 @@ async def memory() -> AsyncIterator[Bench]:
     yield Bench(MemoryCounters())
 
 
-BACKENDS: dict[str, Callable[[], AbstractAsyncContextManager[Bench]]] = {"memory": memory}
+@asynccontextmanager
+async def hub() -> AsyncIterator[Bench]:
+    """Over a socket, as a worker asks the hub; the hub's own clock is the bench's."""
+    bench = Bench(MemoryCounters())
+    server, counters = HubServer(MemoryCounters(), bench.clock), HubCounters()
+    ours, its = socket.socketpair()
+    await server.serve(its)
+    await counters.connect(ours)
+    bench.counters = counters
+    yield bench
+    counters.close()
+    server.close()
+    await asyncio.sleep(0)
+
+
+BACKENDS: dict[str, Callable[[], AbstractAsyncContextManager[Bench]]] = {"memory": memory, "hub": hub}
