@@ -46,20 +46,26 @@ class Questions:
         return question
 
     def answered(self, number: int, told: Wire) -> None:
-        """Take an answer off the link; one to a question that was taken back meanwhile is nobody's."""
+        """Take an answer off the link; one to a question that was taken back meanwhile is nobody's.
+
+        Never raises: the link carries everybody's answers, and ends for what is raised.
+        """
         question = self._open.pop(number, None)
-        if question is not None:
-            question.resolve(from_wire(told))
+        if question is None:
+            return
+        try:
+            judgement = from_wire(told)
+        except Exception as error:  # noqa: BLE001  # a fault, handed to who asked
+            _deliver(question, error)
+        else:
+            _deliver(question, judgement)
 
     def lost(self) -> None:
         """Nothing will be answered any more."""
         self._lost = True
         waiting, self._open = list(self._open.values()), {}
         for question in waiting:
-            try:
-                question.fail(_unreachable())
-            except Exception:  # noqa: BLE001  # one receiver's fault must not cost the others their answer
-                _log.exception("a request failed when the control process was lost")
+            _deliver(question, _unreachable())
 
     def _withdraw(self, number: int) -> None:
         if self._open.pop(number, None) is not None:
@@ -68,3 +74,14 @@ class Questions:
 
 def _unreachable() -> StoreError:
     return StoreError("the control process cannot be asked")
+
+
+def _deliver(question: Pending[Judgement], answer: Judgement | Exception) -> None:
+    """Answer one question, whatever its receiver makes of it: that must not cost the others their answer."""
+    try:
+        if isinstance(answer, Exception):
+            question.fail(answer)
+        else:
+            question.resolve(answer)
+    except Exception:  # noqa: BLE001  # see above
+        _log.exception("a request failed when its key had been verified")

@@ -46,6 +46,21 @@ def test_one_that_is_taken_back_is_told_once_and_its_answer_dropped() -> None:
     assert (sent.cancelled, len(sent.questions)) == ([1], 0)
 
 
+def test_an_answer_that_cannot_be_read_is_a_fault_of_its_own_question_alone(caplog: pytest.LogCaptureFixture) -> None:
+    sent = Sent()
+
+    def explode(_: object) -> None:
+        raise RuntimeError("a policy broke")
+
+    sent.questions.ask(b"a", "").then(sent.answers.append, sent.answers.append)
+    sent.questions.ask(b"b", "").then(explode, explode)
+    sent.questions.answered(1, ("nonsense",))
+    with caplog.at_level(logging.ERROR):
+        sent.questions.answered(2, TOLD)
+    assert [type(answer) for answer in sent.answers] == [ValueError]
+    assert (len(caplog.records), len(sent.questions)) == (1, 0)
+
+
 def test_nothing_is_asked_once_the_link_is_lost_and_one_receivers_fault_costs_the_others_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
