@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -20,9 +21,15 @@ from pathlib import Path
 from gateway.admin.app import ControlServer
 from gateway.config.loader import Loaded, load
 from gateway.config.model import Config
+from gateway.control.cores import count
 from gateway.control.local import LocalLink
+from gateway.control.messages import Settings
+from gateway.control.verification import Verification
+from gateway.control.workers import Office, Workers
+from gateway.core.errors import PosternError
 from gateway.core.garbage import for_good
 from gateway.core.ports import Redeclared, WorkerLink
+from gateway.counters.hub_server import HubServer
 from gateway.counters.memory import MemoryCounters
 from gateway.credentials.declared import Declaration
 from gateway.credentials.hashing import Hasher
@@ -34,9 +41,10 @@ from gateway.reload import Reloader
 from gateway.store.location import data_folder
 from gateway.store.store import Store
 from gateway.telemetry.events import flush, get_logger
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import Metrics, Reading
 from gateway.telemetry.states import TargetStatus, WorkerStatus
-from gateway.telemetry.status import StatusServer
+from gateway.telemetry.status import Readings, StatusServer
+from gateway.telemetry.turns import make_lock, same_stream
 
 _log = get_logger("postern")
 
@@ -57,11 +65,14 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says: the file, where access lines go (a descriptor, None for nowhere), and what
-    is told once the gateway is ready."""
+    """What the command line says: the file, where access lines go (a descriptor, None for nowhere), how events are
+    written (as `events.configure` was told, the lock included), and what is told once the gateway is ready."""
 
     config: Path
     access: int | None = 1
+    log_format: str = "auto"
+    log_level: str = "info"
+    events_lock: int | None = None
     on_ready: Callable[[App], Awaitable[None]] | None = None
 
 
@@ -86,6 +97,7 @@ class App:
         with for_good():
             self.loaded: Loaded = load(options.config)
         self.metrics = Metrics()
+        self._readings: Readings = self.metrics
         self.clock = SystemClock()
         self.counters = MemoryCounters()
         self._closing: asyncio.Event | None = None
@@ -108,9 +120,11 @@ class App:
                 loop.add_signal_handler(number, self.stop)
             # The file has just been read; that it changes again is seen once it is watched.
             loop.add_signal_handler(signal.SIGHUP, _ignore)
+            loop.add_signal_handler(signal.SIGUSR2, _ignore)
             if not await self._started_before(self._closing, self._start(loop, stack)):
                 return
             loop.add_signal_handler(signal.SIGHUP, self._hangup)
+            loop.add_signal_handler(signal.SIGUSR2, self._restart)
             gc.collect()
             gc.freeze()
             # The hot path makes no cycles: young collections would find nothing, often.
@@ -156,7 +170,7 @@ class App:
         config = self.config
         for warning in self.loaded.warnings:
             _log.warning("config_warning", warning=warning)
-        self._status = StatusServer(config.listen.status.host, config.listen.status.port, self.metrics, self)
+        self._status = StatusServer(config.listen.status.host, config.listen.status.port, self, self)
         await self._status.start()
         stack.push_async_callback(self._status.stop)
 
@@ -168,10 +182,9 @@ class App:
         secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
         self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
 
-        lent = Lent(self.clock, self.counters, self.verifier, self.metrics, self._options.access)
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
-            self.link = link = LocalLink(loop, self.loaded, lent)
+            self.link = link = self._link(loop, count(config.workers))
         changes = self.store.changes
         changes.subscribe(self.verifier.forget)
         changes.subscribe(link.invalidate)
@@ -190,6 +203,32 @@ class App:
         self.reloader.watch()
         self._background.add(asyncio.create_task(self.store.changes.follow(), name="changes"))
         self._timer = loop.call_later(TICK, self._tick)
+
+    def _link(self, loop: asyncio.AbstractEventLoop, slots: int) -> WorkerLink:
+        """The way to what serves.  Raises `ConfigError`."""
+        options = self._options
+        if slots == 1:
+            return LocalLink(
+                loop, self.loaded, Lent(self.clock, self.counters, self.verifier, self.metrics, options.access)
+            )
+        settings = Settings(
+            0, slots, None, options.log_format, options.log_level, self.config.credentials.secret_prefix
+        )
+        office = Office(
+            self.clock,
+            self.counters,
+            Verification(self.verifier, self.clock.time),
+            self.verifier,
+            self.metrics,
+            lambda: time.monotonic() - self.store.changes.heard,
+            settings,
+            self.config.worker_affinity == "auto",
+            _log_descriptors(options),
+            HubServer(self.counters),
+        )
+        workers = Workers(loop, self.loaded, office)
+        self._readings = workers.readings
+        return workers
 
     def _tell_ready(self) -> None:
         listen = self.config.listen
@@ -246,6 +285,15 @@ class App:
     async def _reload(self, cause: str) -> None:
         await self.reloader.try_reload(cause)
 
+    def _restart(self) -> None:
+        self._background.add(asyncio.create_task(self._restart_workers(), name="restart"))
+
+    async def _restart_workers(self) -> None:
+        try:
+            await self._serving.restart()
+        except PosternError as error:
+            _log.error("restart_failed", error=str(error))
+
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 
     async def _drain(self) -> None:
@@ -267,6 +315,7 @@ class App:
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+        self.counters.sweep(time.monotonic_ns())
         if time.monotonic() - self.store.changes.heard > self.config.max_staleness:
             # Nobody knows what was revoked meanwhile: every credential is asked for again, and the store answers or
             # the request is a 500.
@@ -281,6 +330,14 @@ class App:
         if self._reason is None and self.link is not None and not self.link.workers():
             return "no worker serves"
         return self._reason
+
+    async def fresh(self) -> None:
+        """Return when `read` tells what is."""
+        await self._readings.fresh()
+
+    def read(self) -> Reading:
+        """The node's metrics."""
+        return self._readings.read()
 
     def uptime(self) -> float:
         """Seconds since the start."""
@@ -309,6 +366,15 @@ class App:
         if self.link is None:
             raise RuntimeError("nothing serves yet")
         return self.link
+
+
+def _log_descriptors(options: Options) -> dict[str, int]:
+    """What workers inherit to write lines with."""
+    found: dict[str, int | None] = {"access": options.access, "events_lock": options.events_lock}
+    if options.access is not None:
+        shared = options.events_lock is not None and same_stream(options.access, sys.stderr.fileno())
+        found["access_lock"] = options.events_lock if shared else make_lock()
+    return {name: descriptor for name, descriptor in found.items() if descriptor is not None}
 
 
 def _ignore() -> None:

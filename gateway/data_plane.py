@@ -8,6 +8,7 @@ identities and counts: both are lent to it as ports, and whoever lends them also
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from gateway.build import Ports, build
 from gateway.cache.opening import ResponseCaches
 from gateway.config.loader import Loaded
 from gateway.config.model import Config
+from gateway.control.share import WHOLE, Share
 from gateway.core.ports import Authenticator, Clock, Counters
 from gateway.issuers.opening import Issuers
 from gateway.proxy.listener import Listener
@@ -77,13 +79,17 @@ class RouteMetrics(Protocol):
 @dataclass(frozen=True, slots=True)
 class Lent:
     """What a data plane is lent: time, counters, who verifies credentials, where it counts; `access` is the descriptor
-    of the access lines (None: there are none)."""
+    of the access lines (None: there are none), `access_lock` that of their lock where others write them, too
+    (`telemetry.turns`); `share` is its part of the node's limits, `sockets` are its slot's (None: it binds its own)."""
 
     clock: Clock
     counters: SweptCounters
     authenticator: TalliedAuthenticator
     metrics: RouteMetrics
     access: int | None = None
+    access_lock: int | None = None
+    share: Share = WHOLE
+    sockets: Sequence[socket.socket] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +112,14 @@ class DataPlane:
         self._timer: asyncio.TimerHandle | None = None
         config = loaded.config
         self._issuers = Issuers(lent.clock)
-        self._access = _access_log(lent.access, config)
+        self._access = _access_log(lent.access, lent.access_lock, config)
         cache = config.cache
-        self.responses = ResponseCaches(cache.backend, cache.size, cache.max_object)
+        self.responses = ResponseCaches(cache.backend, lent.share.of(cache.size), cache.max_object)
         metrics = lent.metrics
         self._ports = Ports(
             lent.clock, lent.counters, lent.authenticator, metrics.route, self._issuers, self.responses.open
         )
-        self.plane = Plane(build(loaded, self._ports), loop, self._access)
+        self.plane = Plane(build(loaded, self._ports, share=lent.share), loop, self._access)
         listen = config.listen
         self.listener = Listener(
             self.plane,
@@ -121,6 +127,7 @@ class DataPlane:
             listen.proxy.port,
             listen.proxy_protocol == "on",
             listen.proxy_protocol_from,
+            lent.sockets,
         )
         self._register_metrics()
 
@@ -169,7 +176,7 @@ class DataPlane:
 
     def compile(self, loaded: Loaded) -> Compiled:
         """What `adopt` puts in force; may run in a thread.  Raises `ConfigError`."""
-        return Compiled(build(loaded, self._ports), _secret_names(loaded.config))
+        return Compiled(build(loaded, self._ports, share=self._lent.share), _secret_names(loaded.config))
 
     def adopt(self, loaded: Loaded, compiled: Compiled) -> list[object]:
         """Put in force what was compiled; returns the parts of what it replaces, to be freed one by one."""
@@ -206,7 +213,7 @@ class DataPlane:
         self._lent.counters.sweep(time.monotonic_ns())
 
 
-def _access_log(descriptor: int | None, config: Config) -> AccessLog | None:
+def _access_log(descriptor: int | None, lock: int | None, config: Config) -> AccessLog | None:
     if descriptor is None:
         return None
     return AccessLog(
@@ -214,6 +221,7 @@ def _access_log(descriptor: int | None, config: Config) -> AccessLog | None:
         report=lambda lost: _log.warning("access_lines_lost", lost=lost),
         redactor=TextRedactor(config.credentials.secret_prefix),
         secret_names=_secret_names(config),
+        lock=lock,
     )
 
 

@@ -8,29 +8,25 @@ admin API all end in `reload`; calls that come while one is under way are served
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from gateway.config.loader import Loaded, load
+from gateway.core.aside import aside
 from gateway.core.errors import ConfigError, PosternError
 from gateway.core.garbage import for_good, let_go
 from gateway.telemetry.events import get_logger
 
 _log = get_logger("postern.reload")
 
-_T = TypeVar("_T")
-
-#: How often the compiling thread gives the interpreter back, in seconds (the default, 5 ms, stalls the loop).
-_SWITCH_INTERVAL = 0.0002
 #: Seconds between two looks at the files, and how long they must have been still to be read.
 _WATCH_INTERVAL = 0.5
 _STILL = 0.1
 #: Seconds that requests which began before a swap get to end, before what they ran on is freed.
 _LAST_REQUESTS = 0.5
 #: What needs a restart to take effect.
-_RESTART = ("listen", "workers", "store", "counters", "cache", "secret_key")
+_RESTART = ("listen", "workers", "worker_affinity", "store", "counters", "cache", "secret_key")
 
 
 class ReloadMetrics(Protocol):
@@ -64,8 +60,6 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._queued: asyncio.Task[Loaded] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._aside_now = 0
-        self._interval = sys.getswitchinterval()
         #: The configuration in force.
         self.current = current
         #: What holds until a restart.
@@ -89,7 +83,7 @@ class Reloader:
             self._seen = self._marks()
             before = self.current.hash
             try:
-                loaded, compiled = await self._aside(self._prepare)
+                loaded, compiled = await aside(self._prepare)
                 self._retire(await self._swap(loaded, compiled))
             except PosternError as error:
                 self._metrics.config_refused()
@@ -123,23 +117,12 @@ class Reloader:
             loaded = load(self._path)
             return loaded, self._compile(loaded)
 
-    async def _aside(self, work: Callable[..., _T], *arguments: object) -> _T:
-        """The result of work in a thread that gives way to the loop often."""
-        self._aside_now += 1
-        sys.setswitchinterval(_SWITCH_INTERVAL)
-        try:
-            return await asyncio.to_thread(work, *arguments)
-        finally:
-            self._aside_now -= 1
-            if not self._aside_now:
-                sys.setswitchinterval(self._interval)
-
     def _retire(self, replaced: list[object]) -> None:
         """Free what was in force, once the requests that ran on it have ended."""
 
         async def retire() -> None:
             await asyncio.sleep(_LAST_REQUESTS)
-            await self._aside(let_go, replaced)
+            await aside(let_go, replaced)
 
         self._keep(asyncio.create_task(retire(), name="config-retire"))
 

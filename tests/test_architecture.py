@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "proxy.tls",
     ),
     # What one process serves with: it puts together what the request's way runs through, and knows no store.
-    "data_plane": ("core", "config", "build", "cache", "issuers", "proxy", "snapshot", "telemetry"),
+    "data_plane": ("core", "config", "control.share", "build", "cache", "issuers", "proxy", "snapshot", "telemetry"),
     "reload": ("core", "config", "build", "snapshot", "registry", "telemetry"),
     # What would become of a request: read and judged by the parts that serve it, over ports of its own.
     "analysis": (

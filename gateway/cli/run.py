@@ -33,17 +33,19 @@ def run(
 ) -> None:
     """Start the gateway.
 
-    SIGTERM and SIGINT finish what is in flight and end it, SIGHUP reloads the configuration.
+    SIGTERM and SIGINT finish what is in flight and end it, SIGHUP reloads the configuration, SIGUSR2 puts fresh
+    workers into the place of those that serve.
     """
     # Until the loop hears signals: nothing is in flight, and the file is read anyway.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
 
     import uvloop
 
     from gateway.app import App, Options
-    from gateway.telemetry import events
+    from gateway.telemetry import events, turns
 
     if log_format not in ("auto", "json", "console"):
         raise typer.BadParameter("must be auto, json or console", param_hint="--log-format")
@@ -55,8 +57,10 @@ def run(
         from gateway.cli.demo import Demo
 
         on_ready = Demo().start
-    app = App(Options(config, access=_descriptor(access_log), on_ready=on_ready))
-    events.configure(log_format, log_level, secret_prefix=app.config.credentials.secret_prefix)  # type: ignore[arg-type]  # as above
+    # Workers write to the same stream.
+    lock = turns.make_lock()
+    app = App(Options(config, _descriptor(access_log), log_format, log_level, lock, on_ready))
+    events.configure(log_format, log_level, secret_prefix=app.config.credentials.secret_prefix, lock=lock)  # type: ignore[arg-type]  # as above
     uvloop.run(app.run())
 
 

@@ -20,10 +20,6 @@ def _filled(value: Any) -> bool:
     return bool(value)
 
 
-def _not_one(value: Any) -> bool:
-    return value == "auto" or (str(value).isdigit() and int(value) > 1)
-
-
 def _starts(*prefixes: str) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         return isinstance(value, str) and value.startswith(prefixes)
@@ -41,7 +37,6 @@ class Gate:
 
 
 GATES = (
-    Gate("workers", _not_one, "more than one worker"),
     Gate("store", _starts("postgres"), "a PostgreSQL store"),
     Gate("counters", _starts("redis", "unix"), "counting in Redis"),
     Gate("audit", _given, "the audit log"),

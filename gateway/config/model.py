@@ -285,7 +285,14 @@ class Config(Settings):
     version: Literal[1] = Field(default=1, description="The version of this format.")
     listen: Listen = Field(default=Listen(), description="Where the gateway listens.")
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        default=1, description="Processes; `auto`: one a core. A change needs a restart."
+        default=1,
+        description="Processes that serve; `auto`: one a core that may be used, and no more than a container is given "
+        "time for. A change needs a restart.",
+    )
+    worker_affinity: Literal["off", "auto"] = Field(
+        default="off",
+        description="`auto` keeps each worker to a core of its own, of those that may be used (Linux). "
+        "A change needs a restart.",
     )
     store: StoreUrl = Field(
         default="sqlite:///data/postern.db",

@@ -10,6 +10,7 @@ meanwhile) → `Serve` → … → `Drain` → `Drained`, and the end of the lin
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 #: One change of the store: what `core.ports.WorkerLink.invalidate` is told.
 Change = tuple[str, str]
@@ -28,7 +29,9 @@ class Settings:
     """What a worker is told at its birth: who it is, and how it speaks.
 
     `slot` of `slots`; `core` is the processor that it keeps to, None for any; `log_format`, `log_level` and
-    `secret_prefix` as `telemetry.events.configure` takes them.
+    `secret_prefix` as `telemetry.events.configure` takes them.  With it come descriptors, by name: `link`, the slot's
+    sockets as `listen.0` …; `hub` (`counters/hub.py`), and `access`, `access_lock` and `events_lock`
+    (`telemetry/turns.py`) where there are such.
     """
 
     slot: int
@@ -56,23 +59,24 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Build this beside what is in force, and say `Prepared`."""
+    """Build this beside what is in force, and say `Prepared`; `number` tells one reload from another."""
 
+    number: int
     package: Package
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Let go of what was prepared: it will not be committed."""
+    """Let go of what this reload prepared, or will have prepared: it will not be committed."""
 
-    hash: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """Put in force what was prepared, forget what it declares otherwise (`core.ports.Redeclared`), say `Committed`."""
 
-    hash: str
+    number: int
     usernames: frozenset[str]
     organizations: frozenset[str]
     everything: bool
@@ -91,7 +95,7 @@ class Answered:
     """The judgement that `Ask` number so-and-so asked for (`credentials/wire.py`)."""
 
     number: int
-    judgement: object = field(repr=False)
+    judgement: tuple[Any, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +137,25 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A configuration could not be built where nothing else was in force, or its address not be served: the worker
-    ends."""
+    """The worker cannot serve, and ends: `config` says that it is the configuration's fault."""
 
     problems: tuple[str, ...]
+    config: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What `Prepare` asked for is built, or why it cannot be."""
 
-    hash: str
+    number: int
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """This is in force, and nothing of what it declares otherwise is remembered."""
+    """It is in force, and nothing of what it declares otherwise is remembered."""
 
-    hash: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +183,13 @@ class CancelAsk:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the worker counted since its last report, and how it is (`telemetry/deltas.py`).
+    """What the worker counted since its last report, and how it is (`telemetry.deltas.Report`).
 
     `number` is that of the `ReportNow` it answers, 0 for a report of its own accord.
     """
 
     number: int
-    content: object
+    content: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +207,47 @@ class Dropped:
     """All that is stored of a resource is to be dropped, by every other worker too (`core.ports.ResponseCache`)."""
 
     resource: str
+
+
+# ── control → nursery ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a worker.  `names` are those of the descriptors that come with the message, in their order."""
+
+    number: int
+    names: tuple[str, ...]
+    settings: Settings
+
+
+# ── nursery → control ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class NurseryReady:
+    """Everything is imported: forking is quick from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The worker that `Spawn` asked for; its pidfd comes with the message where the system has such a thing."""
+
+    number: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotSpawned:
+    """The system gave no process."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A worker has ended and been reaped: its exit status, or the negative number of the signal that ended it."""
+
+    pid: int
+    status: int

@@ -9,7 +9,6 @@ from tests.config.fakes import load_text, problems
 
 SERVICE = "services: [{name: s, %s}]"
 CASES = {
-    "workers": "workers: auto",
     "store": "store: postgresql://u:p@h/d\nsecret_key: " + "s" * 32,
     "counters": "counters: redis://localhost:6379/0",
     "audit": "audit: {requests: none}",
@@ -31,5 +30,5 @@ def test_gates(gate: object) -> None:
 
 
 def test_what_means_the_same_as_leaving_it_out_is_accepted() -> None:
-    text = "workers: 1\nstore: sqlite:///x.db\ncounters: memory://\nissuers: []\nclients: []\noauth: null\nadmin: {}\n"
+    text = "store: sqlite:///x.db\ncounters: memory://\nissuers: []\nclients: []\noauth: null\nadmin: {}\n"
     load_text(text + SERVICE % "targets: [{url: http://x}], tls_verify: false")

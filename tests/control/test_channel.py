@@ -79,7 +79,7 @@ SAID: list[object] = [
     Invalidate(3, (("key", "k1"), ("consumer", "c"))),
     Ask(1, b"pnpub_a.pnsec_b", "192.0.2.1"),
     Answered(1, ("identity", {"groups": ("a", "b")})),
-    Prepare(Package("abc", os.urandom(3_000_000))),
+    Prepare(1, Package("abc", os.urandom(3_000_000))),
     Ack(8),
 ]
 
