@@ -89,13 +89,13 @@ def _start_all(
                 running.append(measure.start(contestant, Site(place, port, keys, outsider), cores))
                 print(f"{contestant.name:18} {running[-1].launch.version} is ready", flush=True)
             except (Unavailable, BenchError) as error:
-                if contestant in peer_postern.CONTESTANTS:
+                if isinstance(error, BenchError) and contestant in peer_postern.CONTESTANTS:
                     raise BenchError(f"{contestant.name}: {error}") from None
                 missing[contestant.name] = str(error)
                 print(f"{contestant.name:18} is missing: {error}", flush=True)
     except BaseException:
         for one in running:
-            one.program.stop()
+            one.stop()
         raise
     return running, missing, tokens
 
@@ -159,7 +159,7 @@ def _run(options: argparse.Namespace) -> Report:
                         print(record(one, tokens, options.output, cores), flush=True)
         finally:
             for one in running:
-                one.program.stop()
+                one.stop()
             upstream.stop()
     settings = {
         "seconds": options.seconds,

@@ -45,13 +45,15 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command line, the port that it will serve, and the files that grow while it does."""
+    """A command line, the port that it will serve, and the files that grow while it does; `beside` are what it needs,
+    `(command line, port)` each: started before it on another core, and not counted as its own."""
 
     arguments: Sequence[str]
     port: int
     version: str
     logs: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[tuple[Sequence[str], int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

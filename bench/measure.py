@@ -61,30 +61,44 @@ class Running:
     launch: Launch
     program: Program
     ready_seconds: float
+    beside: list[Program] = field(default_factory=list)
     idle_bytes: int = 0
     loaded_bytes: int = 0
     rounds: list[Round] = field(default_factory=list)
     open_loop: list[dict[str, float]] = field(default_factory=list)
 
+    def stop(self) -> None:
+        """End it, then what it needed."""
+        for program in (self.program, *self.beside):
+            program.stop()
+
 
 def start(contestant: Contestant, site: Site, cores: Cores) -> Running:
     """Start it and prove that it does its work.  Raises Unavailable, or BenchError where it does not."""
     launch = contestant.prepare(site)
-    program = Program.start(
-        launch.arguments,
-        core=cores.proxy,
-        folder=site.folder,
-        output=site.folder / "output.log",
-        environment=launch.environment,
-    )
+    folder = site.folder
+    started: list[Program] = []
     try:
+        for number, (arguments, port) in enumerate(launch.beside):
+            output = folder / f"beside-{number}.log"
+            started.append(Program.start(arguments, core=cores.others, folder=folder, output=output, environment={}))
+            started[-1].wait_for(port)
+        program = Program.start(
+            launch.arguments,
+            core=cores.proxy,
+            folder=folder,
+            output=folder / "output.log",
+            environment=launch.environment,
+        )
+        started.append(program)
         ready = program.wait_for(launch.port)
         _prove(contestant, launch.port, site)
         _visit(contestant, launch.port, site)
     except BaseException:
-        program.stop()
+        for one in reversed(started):
+            one.stop()
         raise
-    return Running(contestant, launch, program, ready, memory_of(program.tree))
+    return Running(contestant, launch, program, ready, started[:-1], memory_of(program.tree))
 
 
 def _ask(port: int, token: str | None) -> tuple[int, dict[str, str], bytes]:

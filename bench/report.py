@@ -127,6 +127,9 @@ def targets(results: Sequence[Result]) -> list[Target]:
         Target("CPU a request against Traefik", 0.35, ratio("traefik-policies")),
         Target("CPU a request, plain, against Envoy plain", 0.6, ratio("envoy-plain", "postern-plain")),
         Target("p99 at half of its own saturation against Envoy's", 1.0, waiting),
+        Target("CPU a request of 2 workers against 1, plain", 1.1, ratio("postern-plain", "postern-plain-2")),
+        Target("CPU a request of 2 workers against 1, with rate limits", 1.25, ratio(SUBJECT, "postern-policies-2")),
+        Target("CPU a request with counts in Redis against in memory", 1.4, ratio(SUBJECT, "postern-redis")),
     ]
 
 

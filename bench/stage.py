@@ -78,7 +78,7 @@ class Gateway:
     def inside(self, patience: float = 10) -> dict[str, Any]:
         """What it says that it holds (`bench.watched`): `objects`, `blocks`, `types`.  Raises BenchError."""
         before = self.report.stat().st_mtime_ns if self.report.exists() else 0
-        os.kill(self.program.process.pid, signal.SIGUSR2)
+        os.kill(self.program.process.pid, signal.SIGUSR1)
         until = time.monotonic() + patience
         while time.monotonic() < until:
             if self.report.exists() and self.report.stat().st_mtime_ns != before:

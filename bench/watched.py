@@ -1,4 +1,4 @@
-"""`python -m bench.watched FILE run …`: the gateway's own command, which tells on SIGUSR2 what it holds.
+"""`python -m bench.watched FILE run …`: the gateway's own command, which tells on SIGUSR1 what it holds.
 
 Written into FILE as JSON: `objects` (those that the collector sees, what it froze at the start left out), `blocks`
 (of Python's allocator) and `types` (the most frequent ones).  Nothing else differs from `postern run`.
@@ -33,7 +33,7 @@ def main() -> int:
         made.write_text(json.dumps(holdings()))
         made.replace(report)
 
-    signal.signal(signal.SIGUSR2, tell)
+    signal.signal(signal.SIGUSR1, tell)
     from gateway.__main__ import main as command
 
     sys.argv = ["postern", *sys.argv[2:]]
