@@ -105,8 +105,8 @@ class Listener:
         sockets: Sequence[socket.socket] | None = None,
     ) -> None:
         """`host` and `port` as in `listen.proxy`; port 0 takes any free one.  With `proxy_protocol` connections begin
-        with a header of it, and come from `senders` (empty: anybody).  `sockets` are those of a slot (`bind_slots`):
-        duplicates of them are accepted from and they are left alone, so that they can be another's at the same time."""
+        with a header of it, and come from `senders` (empty: anybody).  `sockets` are those of a slot (`bind_slots`),
+        which are taken over; duplicates of them can be somebody else's at the same time."""
         self._plane = plane
         self._host = host
         self._greeter = Greeter(plane, proxy_protocol, senders)
@@ -133,7 +133,7 @@ class Listener:
             if self._inherited is None:
                 await self._bind()
             else:
-                self._sockets = [sock.dup() for sock in self._inherited]
+                self._sockets = list(self._inherited)
                 self.port = int(self._sockets[0].getsockname()[1])
             self._accepting = True
             await self._open()

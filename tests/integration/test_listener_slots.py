@@ -31,7 +31,7 @@ async def answer_on(sock: socket.socket) -> tuple[int, str]:
 @asynccontextmanager
 async def listening(gateway: Gateway, sock: socket.socket) -> AsyncIterator[Listener]:
     """A listener on a slot's socket, as each worker has one."""
-    listener = Listener(gateway.plane, "127.0.0.1", 0, sockets=[sock])
+    listener = Listener(gateway.plane, "127.0.0.1", 0, sockets=[sock.dup()])
     await listener.start()
     assert listener.port == sock.getsockname()[1]
     try:
