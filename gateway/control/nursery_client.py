@@ -97,6 +97,9 @@ class Nursery:
             if self._popen is not None:
                 self._popen.kill()
             raise NurseryError("the nursery does not answer") from None
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self._poll()
+            raise NurseryError("the nursery has died") from error
         except OSError as error:
             raise NurseryError(f"the nursery cannot be asked: {error.strerror}") from error
         finally:
@@ -108,6 +111,9 @@ class Nursery:
         if self._again is not None:
             self._again.cancel()
         popen = self._popen
+        if popen is not None and not self._ready.is_set():
+            # Nobody depends on it yet.
+            popen.kill()
         self._disconnect()
         if popen is not None:
             try:
@@ -150,6 +156,12 @@ class Nursery:
         self._again = self._loop.call_later(self._backoff.delay(lived), self._launch)
         if self._backoff.failures >= _ATTEMPTS:
             self._failed.set()
+
+    def _poll(self) -> None:
+        """It has died: hear what it had still said, and that."""
+        sock = self._socket
+        while sock is not None and self._socket is sock:
+            self._readable()
 
     def _readable(self) -> None:
         assert self._socket is not None  # noqa: S101 - there is a reader as long as there is a socket

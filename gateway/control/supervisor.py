@@ -41,6 +41,7 @@ from gateway.control.messages import (
 )
 from gateway.control.nursery_client import Nursery, NurseryError
 from gateway.control.patience import Backoff
+from gateway.control.process import Process
 from gateway.control.slots import Duty, ProtocolError, State
 from gateway.core.errors import ConfigError, PosternError, StartError
 from gateway.core.ports import Redeclared
@@ -70,6 +71,19 @@ class Hooks(Protocol):
         ...
 
 
+class Births(Protocol):
+    """Where workers come from (`nursery_client.Nursery`)."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    async def start(self) -> None: ...
+
+    async def spawn(self, descriptors: Mapping[str, int], settings: Settings) -> Process: ...
+
+    async def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Slot:
     """A worker's place."""
@@ -97,14 +111,16 @@ class Supervisor:
         package: Package,
         settings: Callable[[int], Settings],
         hooks: Hooks,
+        nursery: Callable[[Callable[[int, int], None]], Births] | None = None,
     ) -> None:
         """`sockets` has the listening sockets of each slot, which are taken over; `package` is what is in force;
-        `settings(slot)` is what a worker is told at its birth."""
+        `settings(slot)` is what a worker is told at its birth; `nursery` makes what forks, given whom to tell of a
+        worker's exit status."""
         self._loop = loop
         self._settings = settings
         self._hooks = hooks
         self._crew = Crew(loop, self)
-        self._nursery = Nursery(loop, self._exited)
+        self._nursery: Births = Nursery(loop, self._exited) if nursery is None else nursery(self._exited)
         self._slots = [Slot(index, tuple(listening)) for index, listening in enumerate(sockets)]
         self._committed = package
         #: What is being prepared or has been; `_gathering` says which.

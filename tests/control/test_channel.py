@@ -235,6 +235,6 @@ def test_however_the_bytes_are_cut(sizes: list[int], data: st.DataObject) -> Non
 
 
 def test_secrets_do_not_show() -> None:
-    shown = repr([Ask(1, b"pnsec_x", "a"), Package("h", b"pnsec_x"), Answered(1, "pnsec_x")])
+    shown = repr([Ask(1, b"pnsec_x", "a"), Package("h", b"pnsec_x"), Answered(1, ("pnsec_x",))])
     assert "pnsec_x" not in shown
     assert pickle.loads(pickle.dumps(Ask(1, b"pnsec_x", "a"), protocol=5)) == Ask(1, b"pnsec_x", "a")
