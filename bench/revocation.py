@@ -21,6 +21,7 @@ from bench.processes import BenchError
 from bench.stage import Gateway, gateway, nginx
 from bench.trials import Findings, trials
 from bench.verdict import EXIT_BROKE, Check, conclude, table
+from gateway.core.errors import PosternError
 
 TRIALS = 1_000
 WORKERS = 3
@@ -38,11 +39,15 @@ def config(upstream: int, workers: int) -> dict[str, Any]:
     }
 
 
-async def measure(there: Gateway, number: int) -> Findings:
-    """Try so many revocations."""
+async def measure(there: Gateway, number: int, workers: int) -> Findings:
+    """Try so many revocations.  Raises BenchError."""
     control = there.log.parent / "data" / "control.sock"
-    async with trials(there.port, there.status, control, _CONSUMER) as running:
-        return await running.run(number)
+    async with trials(there.port, there.status, control, _CONSUMER, workers) as running:
+        try:
+            await running.workers()
+            return await running.run(number)
+        except (TimeoutError, PosternError) as error:
+            raise BenchError(f"it does not go on: {error!r}") from error
 
 
 def checks(found: Findings, wanted: int) -> list[Check]:
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             nginx(folder / "upstream", cores.others) as upstream,
             gateway(folder / "gateway", config(upstream, options.workers), None) as there,
         ):
-            found = asyncio.run(measure(there, options.trials))
+            found = asyncio.run(measure(there, options.trials, options.workers))
     nanoseconds = [int(seconds * 1e9) for seconds in found.seconds]
     spread = [percentile(nanoseconds, share) / 1000 for share in (50, 99, 100)]
     header = ["trials", "workers", "requests", "admitted after", "answer ms p50", "p99", "longest", "replaced"]

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.client import Connection, request
-from bench.processes import BenchError
 from gateway.cli.control import Control
 
 #: How long anything may take that must come, in seconds.
@@ -61,9 +60,12 @@ class Findings:
 
 
 class Caller:
-    """One kept connection on which a token is used without pause; `worker` is the process that holds it."""
+    """One kept connection on which a token is used without pause; `worker` is the process that holds it.
 
-    def __init__(self, connection: Connection, worker: int, seen: Callable[[Caller, str, float, int], None]) -> None:
+    `seen` judges each answer, and one that may not be is the last.
+    """
+
+    def __init__(self, connection: Connection, worker: int, seen: Callable[[Caller, str, float, int], bool]) -> None:
         self.connection = connection
         self.worker = worker
         self.token = ""
@@ -75,17 +77,18 @@ class Caller:
         self._task = asyncio.create_task(self._call())
 
     async def _call(self) -> None:
-        try:
+        # A worker may end: what counts is what it has answered.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 token = self.token
                 sent = time.monotonic()
                 answer = await self.connection.ask(request("GET", "/trial", f"Authorization: Bearer {token}"))
                 self.last = token, sent, answer.status
-                self._seen(self, *self.last)
+                if not self._seen(self, *self.last):
+                    break
                 self._answered.set()
-        except (OSError, asyncio.IncompleteReadError):
-            self.broken = True
-            self._answered.set()
+        self.broken = True
+        self._answered.set()
 
     async def until(self, condition: Callable[[str, float, int], bool]) -> bool:
         """Wait for an answer like this; False when the connection broke first.  Raises TimeoutError."""
@@ -105,17 +108,18 @@ class Caller:
 class Trials:
     """Callers on every worker, and keys to be made and revoked over the control socket.
 
-    `port` and `status` are the proxy's and the status listener's, `consumer` holds the keys, `each` is how many
-    connections every worker has at least.
+    `port` and `status` are the proxy's and the status listener's, `consumer` holds the keys, `workers` is how many
+    there should be, `each` how many connections every one of them has at least.
     """
 
-    def __init__(self, port: int, status: int, control: Path, consumer: str, each: int = 2) -> None:
+    def __init__(self, port: int, status: int, control: Path, consumer: str, workers: int, each: int = 2) -> None:
         self.findings = Findings()
         self.callers: list[Caller] = []
         self._port = port
         self._status = status
         self._control = Control(control)
         self._consumer = consumer
+        self._workers = workers
         self._each = each
         self._over: dict[str, float] = {}
 
@@ -148,13 +152,20 @@ class Trials:
 
     # ── callers ─────────────────────────────────────────────────────────────────────────────────
 
+    async def workers(self) -> list[int]:
+        """Their process ids, once all that should be there serve.  Raises TimeoutError."""
+        async with asyncio.timeout(_PATIENCE):
+            while len(found := await asyncio.to_thread(workers_of, self._status)) < self._workers:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.05)
+        return found
+
     async def spread(self, token: str) -> None:
         """Replace callers whose connection broke, and see that every worker has its share."""
         for caller in [caller for caller in self.callers if caller.broken]:
             await self._drop(caller)
         async with asyncio.timeout(_PATIENCE):
             while True:
-                workers = await asyncio.to_thread(workers_of, self._status)
+                workers = await self.workers()
                 held = [caller.worker for caller in self.callers]
                 if all(held.count(worker) >= self._each for worker in workers):
                     return
@@ -186,15 +197,18 @@ class Trials:
         self.callers.remove(caller)
         await caller.end()
 
-    def _judge(self, caller: Caller, token: str, sent: float, status: int) -> None:
+    def _judge(self, caller: Caller, token: str, sent: float, status: int) -> bool:
+        """Note an answer; False where it is none that may be."""
         self.findings.answered += 1
         over = self._over.get(token)
         if over is not None and sent > over and status < 400:
-            self.findings.violations.append(
-                f"{status} from worker {caller.worker}, sent {(sent - over) * 1000:.3f} ms after the token was over"
-            )
-        if status not in (200, 401, 403):
-            self.findings.violations.append(f"{status} from worker {caller.worker}")
+            late = f", sent {(sent - over) * 1000:.3f} ms after the token was over"
+        elif status not in (200, 401, 403):
+            late = ""
+        else:
+            return True
+        self.findings.violations.append(f"{status} from worker {caller.worker}{late}")
+        return False
 
     # ── a trial ─────────────────────────────────────────────────────────────────────────────────
 
@@ -221,18 +235,16 @@ class Trials:
         self.findings.trials += 1
 
     async def run(self, number: int) -> Findings:
-        """So many trials, one after another."""
-        for _ in range(number):
+        """So many trials, one after another, or as far as all goes well."""
+        while self.findings.trials < number and not self.findings.violations:
             await self.trial()
         return self.findings
 
 
 @contextlib.asynccontextmanager
-async def trials(port: int, status: int, control: Path, consumer: str) -> AsyncIterator[Trials]:
-    """Trials whose callers hang up in the end.  Raises BenchError where no worker is told."""
-    if not await asyncio.to_thread(workers_of, status):
-        raise BenchError("the gateway tells of no worker")
-    running = Trials(port, status, control, consumer)
+async def trials(port: int, status: int, control: Path, consumer: str, workers: int) -> AsyncIterator[Trials]:
+    """Trials whose callers hang up in the end."""
+    running = Trials(port, status, control, consumer, workers)
     try:
         yield running
     finally:

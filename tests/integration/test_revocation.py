@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import bcrypt
 import pytest
 
-from bench.trials import Trials, holder_of, trials, workers_of
+from bench.trials import Trials, holder_of, trials
 from gateway.config.loader import load
 from gateway.credentials.mint import NewKey, mint_key
 from gateway.credentials.parse import Prefixes
@@ -43,7 +44,7 @@ services:
 """
 EVENTS = Script([Send(head(200, "Content-Type: text/event-stream") + b"data: 1\n\n")], End.HANG)
 #: How many processes serve.
-WORKERS = pytest.mark.parametrize("workers", [1])
+WORKERS = 3
 
 
 def scripted(request: RawRequest) -> Script:
@@ -87,23 +88,27 @@ class Node:
                 await asyncio.sleep(0.005)
         return time.monotonic()
 
-    async def workers(self) -> list[int]:
-        """Their process ids."""
-        return await asyncio.to_thread(workers_of, self.program.status)
-
-    async def on_every_worker(self, stack: AsyncExitStack, data: bytes) -> list[Client]:
-        """Connections on which this was said and the answer's head has been read, one on every worker at least."""
-        opened: list[Client] = []
-        held: set[int | None] = set()
+    async def on_every_worker(self, stack: AsyncExitStack, data: bytes) -> dict[int, Client]:
+        """A connection on each worker, by process, on which this was said and answered (a lasting answer: begun)."""
+        held: dict[int, Client] = {}
         async with asyncio.timeout(PATIENCE):
-            while not held.issuperset(workers := await self.workers()):
+            while not held.keys() >= set(workers := await self.trials.workers()):
                 client = await stack.enter_async_context(await self.program.connect())
                 client.send(data)
-                await client.head()
+                answer = await client.head()
+                if "content-length" in answer.headers:
+                    await client.body_of(answer)
                 port: int = client.writer.get_extra_info("sockname")[1]
-                held.add(await asyncio.to_thread(holder_of, self.program.proxy, port, workers))
-                opened.append(client)
-        return opened
+                holder = await asyncio.to_thread(holder_of, self.program.proxy, port, workers)
+                if holder is not None:
+                    held[holder] = client
+        return held
+
+    async def replaced(self, *gone: int) -> None:
+        """Wait until as many workers as there should be serve, and none of these is among them."""
+        async with asyncio.timeout(PATIENCE):
+            while set(gone) & set(await self.trials.workers()):
+                await asyncio.sleep(0.05)
 
 
 def written(key: NewKey | None, group: str, **settings: object) -> str:
@@ -113,14 +118,14 @@ def written(key: NewKey | None, group: str, **settings: object) -> str:
 
 @asynccontextmanager
 async def running_node(
-    folder: Path, workers: int, key: NewKey | None = None, failures: str = "100000/second"
+    folder: Path, workers: int, key: NewKey | None = None, failures: str = "100000/second", rounds: int = 4
 ) -> AsyncIterator[Node]:
     """A gateway with so many workers; its file declares `key`, and `failures` limits guesses (hardly, if not said)."""
     async with RawServer(scripted) as upstream:
-        settings: dict[str, object] = {"url": upstream.url, "workers": workers, "rounds": 4, "failures": failures}
+        settings: dict[str, object] = {"url": upstream.url, "workers": workers, "rounds": rounds, "failures": failures}
         async with (
             running_program(folder, written(key, "contentUser", **settings)) as program,
-            trials(program.proxy, program.status, folder / "data" / "control.sock", "mobile_app") as running,
+            trials(program.proxy, program.status, folder / "data" / "control.sock", "mobile_app", workers) as running,
         ):
             yield Node(program, running, settings)
 
@@ -132,7 +137,7 @@ def bearer(token: str) -> str:
 # ── keys of the store ───────────────────────────────────────────────────────────────────────────
 
 
-@WORKERS
+@pytest.mark.parametrize("workers", [1, WORKERS])
 async def test_from_the_answer_on_no_worker_admits_a_revoked_key(tmp_path: Path, workers: int) -> None:
     async with running_node(tmp_path, workers) as node:
         findings = await node.trials.run(30)
@@ -140,9 +145,8 @@ async def test_from_the_answer_on_no_worker_admits_a_revoked_key(tmp_path: Path,
         assert findings.trials == 30
 
 
-@WORKERS
-async def test_two_revocations_at_once(tmp_path: Path, workers: int) -> None:
-    async with running_node(tmp_path, workers) as node:
+async def test_two_revocations_at_once(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS) as node:
         running = node.trials
         for _ in range(5):
             keys = [await running.make() for _ in range(2)]
@@ -152,9 +156,8 @@ async def test_two_revocations_at_once(tmp_path: Path, workers: int) -> None:
         assert running.findings.violations == []
 
 
-@WORKERS
-async def test_revocations_while_the_file_is_reloaded(tmp_path: Path, workers: int, key: NewKey) -> None:
-    async with running_node(tmp_path, workers, key) as node:
+async def test_revocations_while_the_file_is_reloaded(tmp_path: Path, key: NewKey) -> None:
+    async with running_node(tmp_path, WORKERS, key) as node:
         running = node.trials
         for number in range(5):
             key_id, token = await running.make()
@@ -167,37 +170,118 @@ async def test_revocations_while_the_file_is_reloaded(tmp_path: Path, workers: i
         assert running.findings.violations == []
 
 
-@WORKERS
-@pytest.mark.parametrize("lasting", ["stream", "websocket"])
-async def test_what_lasts_ends_on_every_worker(tmp_path: Path, workers: int, lasting: str) -> None:
-    async with running_node(tmp_path, workers) as node, AsyncExitStack() as stack:
+async def test_what_lasts_ends_on_every_worker(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS) as node, AsyncExitStack() as stack:
         key_id, token = await node.trials.make()
-        wanted = get("/events", bearer(token)) if lasting == "stream" else get("/", bearer(token), *HANDSHAKE)
-        clients = await node.on_every_worker(stack, wanted)
+        streams = await node.on_every_worker(stack, get("/events", bearer(token)))
+        sockets = await node.on_every_worker(stack, get("/", bearer(token), *HANDSHAKE))
         await node.trials.revoke(key_id, token)
-        for client in clients:
+        for client in (*streams.values(), *sockets.values()):
             async with asyncio.timeout(PATIENCE):
                 try:
                     rest = await client.reader.read()
                 except ConnectionResetError:
                     rest = b""
-            assert lasting == "stream" or rest[:4] == b"\x88\x16\x03\xf0", "1008"
+            assert client in streams.values() or rest[:4] == b"\x88\x16\x03\xf0", "1008"
+
+
+# ── workers that die, sleep, come and go ────────────────────────────────────────────────────────
+
+
+def lives(process: int) -> bool:
+    """Is it there, and more than a dead one whose parent has not noticed?"""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "XZ"
+    except OSError:
+        return False
+
+
+async def test_a_worker_that_sleeps_is_ended_before_a_revocation_is_answered(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS) as node:
+        running = node.trials
+        for number in range(3):
+            key_id, token = await running.make()
+            await running.use(token)
+            asleep = (await node.trials.workers())[number]
+            os.kill(asleep, signal.SIGSTOP)
+            await running.revoke(key_id, token)
+            assert not lives(asleep), "what it remembers ended with it"
+            await running.refused()
+            await node.replaced(asleep)
+        assert running.findings.violations == []
+
+
+async def test_a_worker_that_naps_is_waited_for(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS) as node, AsyncExitStack() as stack:
+        for number in range(3):
+            key_id, token = await node.trials.make()
+            clients = await node.on_every_worker(stack, get("/", bearer(token)))
+            napping = (await node.trials.workers())[number]
+            os.kill(napping, signal.SIGSTOP)
+            revoking = asyncio.create_task(node.trials.revoke(key_id, token))
+            await asyncio.wait({revoking}, timeout=0.2)
+            # On a machine that stalls it may have been ended for its silence.
+            assert not (revoking.done() and lives(napping)), "answered while one worker has not forgotten"
+            with suppress(ProcessLookupError):
+                os.kill(napping, signal.SIGCONT)
+            await revoking
+            for client in clients.values():
+                with suppress(ConnectionError, asyncio.IncompleteReadError):
+                    assert (await client.request(get("/", bearer(token)))).status == 401
+            await node.replaced()
+
+
+@pytest.mark.parametrize("how", ["killed", "restarted"])
+async def test_a_revocation_while_workers_come_and_go(tmp_path: Path, how: str) -> None:
+    async with running_node(tmp_path, WORKERS) as node:
+        running = node.trials
+        for number in range(3):
+            key_id, token = await running.make()
+            await running.use(token)
+            before = await node.trials.workers()
+            leaving = before if how == "restarted" else [before[number]]
+            if how == "restarted":
+                node.program.signal(signal.SIGUSR2)
+            else:
+                os.kill(leaving[0], signal.SIGKILL)
+            await asyncio.sleep(number * 0.1)
+            await running.revoke(key_id, token)
+            await running.refused()
+            await node.replaced(*leaving)
+            # Those that came meanwhile have been told nothing of the key, and ask.
+            await running.spread(token)
+            await running.refused()
+        assert running.findings.violations == []
+
+
+async def test_a_worker_that_dies_while_its_questions_are_open(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS, rounds=11) as node, AsyncExitStack() as stack:
+        for _ in range(3):
+            _, token = await node.trials.make()
+            clients = await node.on_every_worker(stack, get("/"))
+            dying, *others = clients
+            clients[dying].send(get("/", bearer(token)))
+            await asyncio.sleep(0.05)
+            os.kill(dying, signal.SIGKILL)
+            for other in others:
+                clients[other].send(get("/", bearer(token)))
+            for other in others:
+                assert (await clients[other].response()).status == 200
+            await node.replaced(dying)
+        async with asyncio.timeout(PATIENCE):
+            while await node.program.metric("postern_bcrypt_queue"):
+                await asyncio.sleep(0.05)
 
 
 # ── what the file declares ──────────────────────────────────────────────────────────────────────
 
 
-@WORKERS
-@pytest.mark.parametrize(("change", "status"), [("regrouped", 403), ("removed", 401)])
-async def test_what_a_file_takes_away_is_gone_when_the_reload_is_told(
-    tmp_path: Path, workers: int, key: NewKey, change: str, status: int
-) -> None:
-    async with running_node(tmp_path, workers, key) as node:
+async def test_what_a_file_takes_away_is_gone_when_the_reload_is_told(tmp_path: Path, key: NewKey) -> None:
+    async with running_node(tmp_path, WORKERS, key) as node:
         running = node.trials
-        for _ in range(5):
+        for declared, group, status in [(key, "other", 403), (None, "contentUser", 401)] * 3:
             await running.use(key.key)
-            ended = await (node.reload(key, "other") if change == "regrouped" else node.reload(None, "contentUser"))
-            running.over(key.key, ended)
+            running.over(key.key, await node.reload(declared, group))
             await running.refused(status)
             running.allowed(key.key)
             await node.reload(key, "contentUser")
@@ -207,13 +291,10 @@ async def test_what_a_file_takes_away_is_gone_when_the_reload_is_told(
 # ── guesses ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@WORKERS
-async def test_wrong_keys_are_counted_over_all_workers(tmp_path: Path, workers: int, key: NewKey) -> None:
-    async with running_node(tmp_path, workers, key, "20/hour") as node, AsyncExitStack() as stack:
+async def test_wrong_keys_are_counted_over_all_workers(tmp_path: Path, key: NewKey) -> None:
+    async with running_node(tmp_path, WORKERS, key, "20/hour") as node, AsyncExitStack() as stack:
         known = get("/", bearer(key.key))
-        clients = await node.on_every_worker(stack, known)
-        for client in clients:
-            await client.reader.readexactly(2)
+        clients = list((await node.on_every_worker(stack, known)).values())
         wrong = iter(range(10_000))
 
         async def guess(client: Client) -> list[int]:
