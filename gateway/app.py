@@ -252,6 +252,8 @@ class App:
         metrics, verifier = self.metrics, self.verifier
         metrics.gauge("postern_workers", (), lambda: len(self.workers()))
         metrics.gauge("postern_bcrypt_queue", (), lambda: self.hasher.depth)
+        # Of workers, too, who count what they answer themselves and ask for the rest.
+        metrics.gauge("postern_credential_cache_total", ("result",), verifier.tally.counts)
         metrics.gauge("postern_store_up", (), lambda: verifier.store_up and self.store.changes.up)
         metrics.gauge("postern_revocation_lag_seconds", (), lambda: self.store.changes.lag)
 

@@ -45,6 +45,10 @@ class Tally:
         self.wrong = 0
         self.shared = 0
 
+    def counts(self) -> dict[str, float]:
+        """How often tokens were answered in each way, by its name."""
+        return {"hit": self.hit, "miss": self.miss, "wrong": self.wrong, "shared": self.shared}
+
 
 class Memory:
     """`proven` maps digests to entries, the least recently used first; `good` and `bad` bound both kinds of token."""

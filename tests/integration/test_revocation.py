@@ -306,5 +306,11 @@ async def test_wrong_keys_are_counted_over_all_workers(tmp_path: Path, key: NewK
         statuses = [status for several in await asyncio.gather(*map(guess, clients)) for status in several]
         assert statuses.count(401) == 20
         assert statuses.count(429) == len(clients) * 60 - 20
+        before = await node.program.metric("postern_credential_cache_total", result="hit")
         for client in clients:
-            assert (await client.request(known)).status == 200, "remembered as good"
+            for _ in range(5):
+                assert (await client.request(known)).status == 200, "remembered as good"
+        hits = await node.program.metric("postern_credential_cache_total", result="hit") - before
+        assert hits == 5 * len(clients)
+        misses = await node.program.metric("postern_credential_cache_total", result="miss")
+        assert 21 <= misses <= 20 + len(clients), "one good key, twenty wrong ones, and who waited behind the last"
