@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import shutil
 import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-#: How long it may take to start, in seconds.
-PATIENCE = 10.0
+#: How long it may take to start, or to answer, in seconds.
+PATIENCE = 30.0
 
 
 def executable() -> str | None:
@@ -32,11 +38,15 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A server on `port`; `start` and `stop` as often as a test likes.  Nothing is kept on disk."""
+    """A server on `port`; `start` and `stop` as often as a test likes.  Nothing is kept on disk.
 
-    def __init__(self, program: str, folder: Path) -> None:
+    `settings` are more of the command line's (`--maxmemory 1mb`).
+    """
+
+    def __init__(self, program: str, folder: Path, *settings: str) -> None:
         self._program = program
         self._folder = folder
+        self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self.port = free_port()
 
@@ -45,11 +55,17 @@ class RedisServer:
         """Where it is."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start, and wait until it answers."""
         self._process = await asyncio.create_subprocess_exec(
             self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder),
-            stdout=asyncio.subprocess.DEVNULL,
+            *self._settings, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -58,10 +74,11 @@ class RedisServer:
                     writer.write(b"PING\r\n")
                     pong = await reader.readline()
                     writer.close()
-                    if pong.startswith(b"+PONG"):
+                    if pong.startswith((b"+PONG", b"-NOAUTH")):
                         return
                 except OSError:
-                    await asyncio.sleep(0.02)
+                    pass  # not yet
+                await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """End it."""
@@ -70,13 +87,62 @@ class RedisServer:
             await self._process.wait()
             self._process = None
 
+    async def say(self, *command: str | int) -> Any:
+        """Have it do something, on a connection of its own."""
+        return await say(self.port, *command)
+
+
+async def say(port: int, *command: str | int) -> Any:
+    """The answer of the server on `port`; raises what hiredis makes of an error."""
+    import hiredis
+
+    parts = [str(part).encode() for part in command]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
+        parser = hiredis.Reader(encoding="utf-8", errors="replace")
+        async with asyncio.timeout(PATIENCE):
+            while (reply := parser.gets()) is False:
+                data = await reader.read(65_536)
+                if not data:
+                    raise ConnectionError("the server hung up")
+                parser.feed(data)
+    finally:
+        writer.close()
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
 
 @asynccontextmanager
-async def running_redis(program: str, folder: Path) -> AsyncIterator[RedisServer]:
+async def running_redis(program: str, folder: Path, *settings: str) -> AsyncIterator[RedisServer]:
     """A running server, stopped at the end."""
-    server = RedisServer(program, folder)
+    server = RedisServer(program, folder, *settings)
     await server.start()
     try:
         yield server
     finally:
         await server.stop()
+
+
+@cache
+def shared_redis() -> int:
+    """The port of one server for the whole run, for tests that keep to a database of their own."""
+    program, port = executable(), free_port()
+    assert program is not None
+    folder = tempfile.TemporaryDirectory(prefix="postern-redis-")
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder.name],
+        stdout=subprocess.DEVNULL,
+    )
+    atexit.register(folder.cleanup)
+    atexit.register(server.wait)
+    atexit.register(server.kill)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)):
+                return port
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.02)

@@ -33,12 +33,14 @@ class Demand:
 
     `key` names the rule's scope, the identity and the call type, and never holds the limit's numbers
     (law 4), so that changed limits go on from the counts that stand.  `algorithm` is "sliding-window",
-    "fixed-window" or "token-bucket".
+    "fixed-window" or "token-bucket".  `subject`, where given, is the identity, with which `key` ends: what counts
+    by the same identity is kept on one server of a cluster.
     """
 
     key: str
     rates: tuple[Rate, ...]
     algorithm: str = "sliding-window"
+    subject: str = ""
 
 
 #: `(remaining, reset_ns)` of one window after the decision: what is left, and in how many nanoseconds its

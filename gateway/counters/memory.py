@@ -142,6 +142,9 @@ class MemoryCounters:
                 table.sweep_shared(now_ns)
         return looked
 
+    async def close(self) -> None:
+        """Nothing to close: the counts end with the process."""
+
     def __len__(self) -> int:
         """How many identities are counted each for itself."""
         return sum(len(table.states) for table in self._tables.values())

@@ -7,6 +7,7 @@ counts by, wherever that is, shows the bench's `now`, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,11 +18,15 @@ from gateway.core.ports import Counters, Demand, Verdict
 from gateway.counters.hub import HubCounters
 from gateway.counters.hub_server import HubServer
 from gateway.counters.memory import MemoryCounters
+from gateway.counters.opening import open_counters
+from tests.redis_server import executable, say, shared_redis
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
 #: Seconds that an answer may take on a machine that is busy with other things.
 PATIENCE = 30.0
+#: The same for Redis' breaker, in its URL.
+PATIENTLY = "socket_timeout=30&socket_connect_timeout=30"
 
 
 @dataclass
@@ -76,4 +81,21 @@ async def hub() -> AsyncIterator[Bench]:
     await asyncio.sleep(0)
 
 
+_databases = itertools.cycle(range(16))
+
+
+@asynccontextmanager
+async def redis() -> AsyncIterator[Bench]:
+    """In a database of a real Redis, whose scripts are handed the bench's time in whole microseconds."""
+    bench = Bench(MemoryCounters(), tick=1000)
+    port, database = shared_redis(), next(_databases)
+    await say(port, "EVAL", f"redis.call('SELECT', {database}) return redis.call('FLUSHDB')", 0)
+    counters = await open_counters(f"redis://127.0.0.1:{port}/{database}?{PATIENTLY}", bench.clock)
+    bench.counters = counters
+    yield bench
+    await counters.close()
+
+
 BACKENDS: dict[str, Callable[[], AbstractAsyncContextManager[Bench]]] = {"memory": memory, "hub": hub}
+if executable() is not None:
+    BACKENDS["redis"] = redis
