@@ -38,9 +38,10 @@ RELOADS, BAD, RESTARTS, ROLLING = 100, 20, 20, 5
 WORKERS = 2
 #: New connections that must all see what was reloaded.
 _LOOKS = 16
-#: How often the load balancer asks whether a gateway is ready, and how long one that ends still serves.
-_PROBE = 0.05
-_DELAY = "1s"
+#: How often the load balancer asks whether a gateway is ready, and how old an answer may be that it relies on; how long
+#: a gateway that ends still serves.
+_PROBE, _FRESH = 0.05, 0.5
+_DELAY = "2s"
 
 
 def versioned(settings: dict[str, Any], version: int) -> dict[str, Any]:
@@ -141,24 +142,32 @@ class Balancer:
         self.gateways = list(gateways)
         self._ready: list[int] = [one.port for one in gateways]
         self._number = 0
+        self._asked = 0.0
         self._stopping = threading.Event()
 
     def port(self) -> int:
         """Where the next connection goes."""
+        if time.monotonic() - self._asked > _FRESH:
+            self._ask()  # the machine stood still: what is known may be over
         self._number += 1
         ready = self._ready
         return ready[self._number % len(ready)]
 
     def _probe(self) -> None:
         while not self._stopping.wait(_PROBE):
-            ready: list[int] = []
-            for one in self.gateways:
-                try:
-                    if one.fetch("/status/ready")[0] == 200:
-                        ready.append(one.port)
-                except OSError:
-                    continue  # it is not there
-            self._ready = ready or self._ready
+            self._ask()
+
+    def _ask(self) -> None:
+        asked = time.monotonic()
+        ready: list[int] = []
+        for one in self.gateways:
+            try:
+                if one.fetch("/status/ready")[0] == 200:
+                    ready.append(one.port)
+            except OSError:
+                continue  # it is not there
+        if asked > self._asked:
+            self._ready, self._asked = ready or self._ready, asked
 
     @contextmanager
     def probing(self) -> Iterator[None]:
@@ -198,6 +207,8 @@ def rolling(folder: Path, settings: dict[str, Any], clients: Clients, requests: 
                     raise BenchError(f"a gateway ended with {status}: {leaving.program.complaint()}")
                 balancer.gateways = [*balancer.gateways[1:], started(number + 2)]
             time.sleep(1)
+        for one in balancer.gateways:
+            one.kill()
     return ledger
 
 

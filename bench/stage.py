@@ -78,6 +78,11 @@ class Gateway:
         except subprocess.TimeoutExpired:
             raise BenchError(f"the gateway does not end: {self.program.complaint()}") from None
 
+    def kill(self) -> None:
+        """End it at once; nobody wants anything of it any more."""
+        self.ended = True
+        self.program.process.kill()
+
     def fetch(self, path: str) -> tuple[int, str]:
         """`(status, body)` of a page of the status listener.  Raises OSError while there is none."""
         try:

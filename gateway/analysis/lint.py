@@ -152,6 +152,21 @@ def organizations_share_responses(config: Config) -> Iterator[Problem]:
             yield Problem(path, f"its proxy-cache gives one organization's answers to others: vary_by lacks {match}")
 
 
+def fewer_than_workers(config: Config) -> Iterator[Problem]:
+    """A limit that is divided among more workers than it has parts: each has one all the same."""
+    workers = config.workers
+    if workers == "auto":
+        return  # it depends on where the gateway runs
+    limited: list[tuple[Path, int]] = [(("limits", "connections"), config.limits.connections)]
+    limited += [
+        (("services", number, "max_connections"), service.max_connections)
+        for number, service in enumerate(config.services)
+    ]
+    for path, limit in limited:
+        if 0 < limit < workers:
+            yield Problem(path, f"is shared by {workers} workers, each of which has at least 1: it comes to {workers}")
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     shadowed_routes,
     idle_consumers,
@@ -160,6 +175,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     organization_without_capture,
     organization_overwritten,
     organizations_share_responses,
+    fewer_than_workers,
 )
 
 

@@ -135,3 +135,14 @@ def test_organizations_that_share_responses(match: str, vary_by: str, shared: bo
     policies = f"organization: {{match: {match}}}, proxy-cache: {{vary_by: {vary_by}}}"
     text = f"{ROUTE}: its proxy-cache gives one organization's answers to others: vary_by lacks {match}"
     assert lints(routes(f"name: r, paths: ['/{{org}}'], policies: {{{policies}}}")) == ([text] if shared else [])
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit", "told"),
+    [("4", 3, True), ("4", 4, False), ("4", 0, False), ("1", 1, False), ("auto", 1, False)],
+)
+def test_a_limit_that_cannot_be_shared(workers: str, limit: int, told: bool) -> None:
+    limited = f"    max_connections: {limit}\n    routes:"
+    text = "is shared by 4 workers, each of which has at least 1: it comes to 4"
+    expected = [f"c.yaml:5:22: services[0].max_connections: {text}"] if told else []
+    assert lints(routes("name: r", more=f"workers: {workers}\n").replace("    routes:", limited)) == expected
