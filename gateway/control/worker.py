@@ -158,7 +158,7 @@ class Worker:
 
     def _open(self, loaded: Loaded) -> None:
         config = loaded.config
-        self._verifier = verifier = DelegatedVerifier(self._questions.ask, self._clock, config.max_staleness)
+        self._verifier = verifier = DelegatedVerifier(self._questions, self._clock, config.max_staleness)
         verifier.configure(config.max_staleness, config.consumers, config.organizations)
         settings, descriptors = self._settings, self._descriptors
         lent = Lent(

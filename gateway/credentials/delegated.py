@@ -5,6 +5,7 @@ Laws:
 * A remembered token costs one keyed digest and one look-up, as in `verify`; it never waits for anybody.
 * A worker concludes nothing by itself.  What it remembers it was told, and forgets when it is told of a change, when
   nobody has told it anything for too long, and for good when the control process is gone: then every answer is 500.
+  So is the answer to who would have to wait for a control process that says nothing at all.
 * What is told comes in order.  The control process forgets before it tells of a change, so an answer that arrives
   before the change is forgotten with all others, and one that arrives after it was found after it.
 """
@@ -12,9 +13,9 @@ Laws:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.answers import MALFORMED_TOKEN, VERIFY_FAILED
 from gateway.core.decision import Deny, Pending
@@ -33,6 +34,21 @@ Outcome = Identity | Deny
 _MALFORMED = Deny(MALFORMED_TOKEN)
 _UNVERIFIED = Deny(VERIFY_FAILED)
 _NANOSECONDS = 1_000_000_000
+#: So many looks, four a second, without a word from the control process: nobody waits for it any longer.  Looks and not
+#: seconds, because who slept cannot say who else did.
+_SILENCE: Final = 20
+
+
+class Link(Protocol):
+    """The way to the control process (`questions.Questions`)."""
+
+    def ask(self, token: bytes, client: str) -> Pending[Judgement]:
+        """Have a token judged for a client's address; fails with `StoreError` when that cannot be had."""
+        ...
+
+    def give_up(self) -> None:
+        """Fail all that has been asked and not answered yet."""
+        ...
 
 
 class _Waiting:
@@ -58,28 +74,23 @@ class _Waiting:
 class DelegatedVerifier:
     """The `Authenticator` of a worker.  All methods are called on the loop's thread.
 
-    `ask(token, client)` has a token judged by the control process and fails with `StoreError` when that cannot be had;
-    `max_staleness` is how long, in seconds, what is remembered is believed while nobody tells of changes; `memory`
-    bounds what is remembered.  `tally.hit` counts what was answered from memory here; the rest is counted where it is
-    judged.
+    `link` leads to the control process; `max_staleness` is how long, in seconds, what is remembered is believed while
+    nobody tells of changes; `memory` bounds what is remembered.  `tally.hit` counts what was answered from memory here;
+    the rest is counted where it is judged.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[bytes, str], Pending[Judgement]],
-        clock: Clock,
-        max_staleness: float,
-        memory: Memory | None = None,
-    ) -> None:
+    def __init__(self, link: Link, clock: Clock, max_staleness: float, memory: Memory | None = None) -> None:
         self.tally = Tally()
         self.memory = memory or Memory()
-        self._ask = ask
+        self._link = link
         self._monotonic_ns = clock.monotonic_ns
         self._max_staleness = max_staleness
         self._keyed = blake2b(digest_size=16, key=os.urandom(32))
         self._proven = self.memory.proven
         self._consumers: dict[str, Consumer] = {}
         self._heard = clock.monotonic_ns()
+        #: Looks since the control process was last heard.
+        self._silent = 0
         self._lost = False
 
     # ── the port ────────────────────────────────────────────────────────────────────────────────
@@ -155,9 +166,16 @@ class DelegatedVerifier:
     def heard(self, age: float) -> None:
         """Note that the control process lives, and heard the change feed to its end `age` seconds ago."""
         self._heard = self._monotonic_ns() - int(age * _NANOSECONDS)
+        self._silent = 0
 
     def check_staleness(self) -> None:
-        """Forget everything if it is too long ago that changes were heard of; to be called a few times a second."""
+        """Forget everything if it is too long ago that changes were heard of, and let nobody wait for who is silent.
+
+        To be called four times a second.
+        """
+        self._silent += 1
+        if self._silent > _SILENCE:
+            self._link.give_up()
         if self._monotonic_ns() - self._heard > self._max_staleness * _NANOSECONDS:
             self.forget_all()
 
@@ -169,11 +187,11 @@ class DelegatedVerifier:
     # ── asking ──────────────────────────────────────────────────────────────────────────────────
 
     def _have_judged(self, token: bytes, digest: bytes, client: str) -> Outcome | Pending[Outcome]:
-        if self._lost:
-            return _UNVERIFIED
         if self.memory.is_wrong(digest):
             return _MALFORMED
-        question = self._ask(token, client)
+        if self._lost or self._silent > _SILENCE:
+            return _UNVERIFIED
+        question = self._link.ask(token, client)
         outcome: Pending[Outcome] = Pending(on_cancel=question.cancel)
         waiting = _Waiting(self, digest, outcome)
         question.then(waiting.told, waiting.failed)

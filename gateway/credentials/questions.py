@@ -1,7 +1,7 @@
 """A worker's questions about tokens, on their way to the control process: each has a number, and gets one answer.
 
-Laws: every question ends once, by its answer, by nobody waiting any more (then the control process is told, and what is
-queued for it is dropped), or by the loss of the link, which fails it.
+Laws: every question ends once: by its answer; by nobody waiting any more, or no longer (then the control process is
+told, and what is queued for it is dropped); or by the loss of the link, which fails it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ class Questions:
             _deliver(question, error)
         else:
             _deliver(question, judgement)
+
+    def give_up(self) -> None:
+        """Wait no longer for what is open: it fails, and is taken back."""
+        for number in list(self._open):
+            question = self._open.pop(number, None)
+            if question is not None:
+                self._cancel(number)
+                _deliver(question, _unreachable())
 
     def lost(self) -> None:
         """Nothing will be answered any more."""

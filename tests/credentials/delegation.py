@@ -32,7 +32,7 @@ class Worker:
             lambda number, token, client: self._send(self.up, "ask", number, token, client),
             lambda number: self._send(self.up, "cancel", number),
         )
-        self.verifier = DelegatedVerifier(self.questions.ask, node.bench.clock, 300.0, memory)
+        self.verifier = DelegatedVerifier(self.questions, node.bench.clock, 300.0, memory)
 
     # ── the control process's end ───────────────────────────────────────────────────────────────
 

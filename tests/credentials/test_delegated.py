@@ -221,16 +221,8 @@ async def test_a_fault_of_the_link_itself_goes_to_who_waits() -> None:
     node = Node(make_record())
     worker = node.workers[0]
     outcome = worker.ask(token_of())
-    asked: list[Pending[Judgement]] = []
-
-    def ask(token: bytes, client: str) -> Pending[Judgement]:
-        asked.append(Pending())
-        return asked[-1]
-
-    worker.verifier._ask = ask
-    outcome = worker.ask(token_of("two"))
-    asked[0].fail(ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
+    worker.questions.answered(1, ("nonsense",))
+    with pytest.raises(ValueError, match="unpack"):
         await settled(outcome)
 
 
@@ -480,6 +472,25 @@ async def test_what_nobody_tells_of_is_not_believed_for_ever(
     worker.verifier.check_staleness()
     assert isinstance(worker.ask(token_of()), Identity) is believed
     await node.settle()
+
+
+async def test_nobody_waits_for_a_control_process_that_says_nothing_at_all() -> None:
+    node = Node(make_record("one"), make_record("two"))
+    worker = node.workers[0]
+    identity = await worker.answer(token_of("one"))
+    waiting = worker.ask(token_of("two"))
+    for _ in range(20):
+        worker.verifier.check_staleness()
+    assert isinstance(waiting, Pending)
+    assert not waiting.done
+    worker.verifier.check_staleness()
+    assert text_of(await settled(waiting)) == UNVERIFIED
+    assert text_of(await settled(worker.ask(token_of("two")))) == UNVERIFIED
+    assert worker.ask(token_of("one")) is identity, "what is remembered is believed as long as `max_staleness` says"
+    await node.settle()
+    assert len(node.verification) == 0, "the question was taken back"
+    worker.verifier.heard(0.0)
+    assert await worker.text(token_of("two")) == "mobile_app"
 
 
 # ── declared ────────────────────────────────────────────────────────────────────────────────────

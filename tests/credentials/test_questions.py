@@ -46,6 +46,18 @@ def test_one_that_is_taken_back_is_told_once_and_its_answer_dropped() -> None:
     assert (sent.cancelled, len(sent.questions)) == ([1], 0)
 
 
+def test_what_is_given_up_fails_and_is_taken_back() -> None:
+    sent = Sent()
+    for token in (b"a", b"b"):
+        sent.questions.ask(token, "").then(sent.answers.append, sent.answers.append)
+    sent.questions.give_up()
+    sent.questions.answered(1, TOLD)
+    assert [type(answer) for answer in sent.answers] == [StoreError, StoreError]
+    assert (sent.cancelled, len(sent.questions)) == ([1, 2], 0)
+    sent.questions.ask(b"c", "")
+    assert len(sent.questions) == 1, "the next may be answered"
+
+
 def test_an_answer_that_cannot_be_read_is_a_fault_of_its_own_question_alone(caplog: pytest.LogCaptureFixture) -> None:
     sent = Sent()
 

@@ -29,6 +29,7 @@ version: 1
 workers: {workers}
 credentials: {{bcrypt_rounds: {rounds}}}
 guesses: {{failures: {failures}}}
+max_staleness: {staleness}
 consumers:
   - {{username: mobile_app, groups: [contentUser]}}
   - username: declared
@@ -118,11 +119,13 @@ def written(key: NewKey | None, group: str, **settings: object) -> str:
 
 @asynccontextmanager
 async def running_node(
-    folder: Path, workers: int, key: NewKey | None = None, failures: str = "100000/second", rounds: int = 4
+    folder: Path, workers: int, key: NewKey | None = None, **settings: object
 ) -> AsyncIterator[Node]:
-    """A gateway with so many workers; its file declares `key`, and `failures` limits guesses (hardly, if not said)."""
+    """A gateway with so many workers; its file declares `key`, and guesses are hardly limited, if nothing is said."""
     async with RawServer(scripted) as upstream:
-        settings: dict[str, object] = {"url": upstream.url, "workers": workers, "rounds": rounds, "failures": failures}
+        settings = {
+            "url": upstream.url, "workers": workers, "rounds": 4, "failures": "100000/second", "staleness": "5m"
+        } | settings  # fmt: skip
         async with (
             running_program(folder, written(key, "contentUser", **settings)) as program,
             trials(program.proxy, program.status, folder / "data" / "control.sock", "mobile_app", workers) as running,
@@ -273,6 +276,19 @@ async def test_a_worker_that_dies_while_its_questions_are_open(tmp_path: Path) -
                 await asyncio.sleep(0.05)
 
 
+async def test_nothing_is_believed_for_long_while_the_control_process_sleeps(tmp_path: Path) -> None:
+    async with running_node(tmp_path, WORKERS, staleness="1s") as node, AsyncExitStack() as stack:
+        _, token = await node.trials.make()
+        known = get("/", bearer(token))
+        clients = (await node.on_every_worker(stack, known)).values()
+        for number, status in ((signal.SIGSTOP, 500), (signal.SIGCONT, 200)):
+            node.program.signal(number)
+            for client in clients:
+                async with asyncio.timeout(PATIENCE):
+                    while (await client.request(known)).status != status:
+                        await asyncio.sleep(0.05)
+
+
 # ── what the file declares ──────────────────────────────────────────────────────────────────────
 
 
@@ -292,7 +308,7 @@ async def test_what_a_file_takes_away_is_gone_when_the_reload_is_told(tmp_path: 
 
 
 async def test_wrong_keys_are_counted_over_all_workers(tmp_path: Path, key: NewKey) -> None:
-    async with running_node(tmp_path, WORKERS, key, "20/hour") as node, AsyncExitStack() as stack:
+    async with running_node(tmp_path, WORKERS, key, failures="20/hour") as node, AsyncExitStack() as stack:
         known = get("/", bearer(key.key))
         clients = list((await node.on_every_worker(stack, known)).values())
         wrong = iter(range(10_000))
