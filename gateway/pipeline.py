@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.answers import INTERNAL_ERROR
-from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply
+from gateway.core.decision import ALLOW, Decision, Deny, Pending, Reply, Step
 
 if TYPE_CHECKING:
     from gateway.core.context import Context
@@ -25,6 +25,9 @@ _log = logging.getLogger("postern.pipeline")
 #: What foreign code may break with.  A cancellation, an exit or a panic of a library in Rust, none of them an
 #: `Exception`, may end no more than its own request.
 BROKEN: Final = BaseException
+
+#: In place of the number of who is asked again: it is a check's own answer that is waited for.
+_CHECKED: Final = -1
 
 Answered = Decision | Pending[Decision] | Awaitable[Decision]
 
@@ -39,61 +42,89 @@ def run(context: Context, route: Route) -> Decision | Pending[Decision]:
         for check in route.checks:
             decision = check(context)
             if decision is not ALLOW:
-                return _go_on(context, route, route.checks.index(check), decision)
+                at = route.checks.index(check)
+                rest = _Rest(context, route, at, at, decision)
+                return rest.go_on() or rest
     except BROKEN:  # a policy is foreign code: whatever breaks in it is a 500
         return _fault(context, route)
     return ALLOW
 
 
-def _go_on(context: Context, route: Route, at: int, decision: Answered) -> Decision | Pending[Decision]:
-    """Go on from what policy number `at` answered."""
-    checks = route.checks
-    while True:
-        if isinstance(decision, (Deny, Reply)):
-            context.decided_by = route.policies[at].name
-            return decision
-        if isinstance(decision, Pending):
-            return _wait(context, route, at, decision)
-        if not isinstance(decision, Decision):
-            return _wait(context, route, at, _in_task(decision))
-        at += 1
-        if at == len(checks):
-            return ALLOW
-        decision = checks[at](context)
-
-
-def recheck(context: Context, route: Route, passed: int = -1) -> Decision | Pending[Decision]:
-    """Judge again, after time has gone by, by the first `passed` policies of the route (-1: by all of them).
+def recheck(context: Context, route: Route) -> Decision | Pending[Decision]:
+    """Judge again, after time has gone by, by all policies of the route.
 
     Returns `ALLOW`, what ends the request (`context.decided_by` names whose), or a `Pending` of one of these.
     Raises whatever a policy breaks with.
     """
-    return _again(context, route, 0, len(route.policies) if passed < 0 else passed)
+    rest = _Rest(context, route, len(route.policies), 0, ALLOW)
+    return rest.go_on() or rest
 
 
-def _again(context: Context, route: Route, at: int, passed: int) -> Decision | Pending[Decision]:
-    while at < passed:
-        policy = route.policies[at]
-        at += 1
-        again = policy.recheck(context)
-        if again is ALLOW:
-            continue
-        if isinstance(again, Pending):
-            return _again_later(context, route, at, passed, again)
-        if _ends(context, policy.name, again):
-            return again
-    return ALLOW
+class _Rest(Step[Decision]):
+    """What is left to be judged of a request; delivers what ends it, or `ALLOW`.
 
+    First the policies from number `again` to before `at` are asked again, those that have passed and have to be, then
+    it goes on from `decision`, what number `at` has answered.
+    """
 
-def _again_later(
-    context: Context, route: Route, following: int, passed: int, again: Pending[Decision]
-) -> Pending[Decision]:
-    def judged(decision: Any) -> Decision | Pending[Decision]:
-        if _ends(context, route.policies[following - 1].name, decision):
-            return cast(Decision, decision)
-        return _again(context, route, following, passed)
+    __slots__ = ("_again", "_at", "_context", "_decision", "_route")
 
-    return _chain(context, route, again, judged)
+    def __init__(self, context: Context, route: Route, at: int, again: int, decision: Answered) -> None:
+        super().__init__()
+        self._context = context
+        self._route = route
+        self._at = at
+        self._again = again
+        self._decision: Answered = decision
+
+    def go_on(self) -> Decision | None:
+        """Ask until it is decided, and return that; None: it waits for somebody."""
+        context, route, at = self._context, self._route, self._at
+        while self._again < at:
+            policy = route.policies[self._again]
+            self._again += 1
+            again = policy.recheck(context)
+            if again is ALLOW:
+                continue
+            if isinstance(again, Pending):
+                self.wait_for(again)
+                return None
+            if _ends(context, policy.name, again):
+                return again
+        checks, decision = route.checks, self._decision
+        while True:
+            if isinstance(decision, (Deny, Reply)):
+                context.decided_by = route.policies[at].name
+                return decision
+            if not isinstance(decision, Decision):
+                self._at, self._again = at, _CHECKED
+                self.wait_for(decision if isinstance(decision, Pending) else _in_task(decision))
+                return None
+            at += 1
+            if at >= len(checks):
+                return ALLOW
+            decision = checks[at](context)
+
+    def on_value(self, value: Any) -> None:
+        """Somebody has answered: to a check, or to being asked again."""
+        try:
+            if self._again == _CHECKED:
+                self._decision, self._again = value, 0
+                outcome = self.go_on()
+            elif _ends(self._context, self._route.policies[self._again - 1].name, value):
+                outcome = value
+            else:
+                outcome = self.go_on()
+        except BROKEN as error:  # as in `run`
+            if self.done:
+                raise  # it is who waits for the outcome that broke
+            outcome = _fault(self._context, self._route, error)
+        if outcome is not None:
+            self.resolve(outcome)
+
+    def on_error(self, error: BaseException) -> None:
+        """What was waited for broke: that is a refusal."""
+        self.resolve(_fault(self._context, self._route, error))
 
 
 def _ends(context: Context, name: str, decision: Any) -> bool:
@@ -104,48 +135,6 @@ def _ends(context: Context, name: str, decision: Any) -> bool:
     if not isinstance(decision, Decision):
         raise TypeError(f"{name}: a recheck answers a decision, or a Pending of one")
     return False
-
-
-def _wait(context: Context, route: Route, at: int, inner: Pending[Decision]) -> Pending[Decision]:
-    """Go on once policy number `at` has delivered what it answers, and what had passed before has passed again."""
-
-    def delivered(decision: Any) -> Decision | Pending[Decision]:
-        def judged(again: Any) -> Decision | Pending[Decision]:
-            return _go_on(context, route, at, decision) if again is ALLOW else cast(Decision, again)
-
-        again = recheck(context, route, at)
-        return _chain(context, route, again, judged) if isinstance(again, Pending) else judged(again)
-
-    return _chain(context, route, inner, delivered)
-
-
-def _chain(
-    context: Context,
-    route: Route,
-    inner: Pending[Decision],
-    then: Callable[[Any], Decision | Pending[Decision]],
-) -> Pending[Decision]:
-    """What `then` makes of what `inner` delivers; a fault on the way is a refusal."""
-    waiting: list[Pending[Decision]] = [inner]
-    outer: Pending[Decision] = Pending(on_cancel=lambda: waiting[0].cancel())  # noqa: PLW0108 - whichever waits then
-
-    def failed(error: BaseException) -> None:
-        outer.resolve(_fault(context, route, error))
-
-    def resumed(decision: Any) -> None:  # what a policy delivers is judged in `then`, where a fault is caught
-        try:
-            result = then(decision)
-        except BROKEN as error:  # as in `run`
-            failed(error)
-            return
-        if isinstance(result, Pending):
-            waiting[0] = result
-            result.then(outer.resolve, outer.fail)
-        else:
-            outer.resolve(result)
-
-    inner.then(resumed, failed)
-    return outer
 
 
 def _in_task(awaitable: Awaitable[Decision]) -> Pending[Decision]:

@@ -6,10 +6,11 @@ Apart from the settings, so that it can be compiled: this runs once a request.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gateway.core.answers import OVERLOADED, RATE_LIMITED
 from gateway.core.context import Context
-from gateway.core.decision import ALLOW, Decision, Deny, Pending
+from gateway.core.decision import ALLOW, Decision, Deny, Pending, Step
 from gateway.core.errors import CountersError
 from gateway.core.ports import Demand, Verdict, WindowState
 from policies._rate_limit_claims import Plan
@@ -29,7 +30,9 @@ def decide(rules: Ruleset, take: Take, context: Context) -> Decision | Pending[D
     except CountersError:
         return _fault(plan)
     if isinstance(verdict, Pending):
-        return _later(context, plan, verdict)
+        decision = _Counting(context, plan)
+        decision.wait_for(verdict)
+        return decision
     return _conclude(context, plan, verdict)
 
 
@@ -73,18 +76,23 @@ def _fault(plan: Plan) -> Decision:
     return Deny(OVERLOADED, headers=((b"Retry-After", b"1"),), reason="counters_unavailable")
 
 
-def _later(context: Context, plan: Plan, asked: Pending[Verdict]) -> Pending[Decision]:
+class _Counting(Step[Decision]):
     """The decision that follows from a verdict yet to come."""
-    decision: Pending[Decision] = Pending(on_cancel=asked.cancel)
 
-    def delivered(verdict: Verdict) -> None:
-        decision.resolve(_conclude(context, plan, verdict))
+    __slots__ = ("_context", "_plan")
 
-    def failed(error: BaseException) -> None:
+    def __init__(self, context: Context, plan: Plan) -> None:
+        super().__init__()
+        self._context = context
+        self._plan = plan
+
+    def on_value(self, value: Any) -> None:
+        """The counters have answered."""
+        self.resolve(_conclude(self._context, self._plan, value))
+
+    def on_error(self, error: BaseException) -> None:
+        """The counters could not be asked, or are broken."""
         if isinstance(error, CountersError):
-            decision.resolve(_fault(plan))
+            self.resolve(_fault(self._plan))
         else:
-            decision.fail(error)
-
-    asked.then(delivered, failed)
-    return decision
+            self.fail(error)

@@ -8,7 +8,7 @@ nor catches; an exception out of a policy means that something broke.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from gateway.core.answers import Answer
 
@@ -101,6 +101,13 @@ ALLOW: Final = Allow()
 ABSTAIN: Final = Abstain()
 
 
+#: A `Pending` waits, was delivered, is waited for by nobody any more, or has handed over what was delivered.
+_WAITING: Final = 0
+_DELIVERED: Final = 1
+_CANCELLED: Final = 2
+_TAKEN: Final = 3
+
+
 class Pending(Generic[T]):
     """A value that somebody else will deliver: plain callbacks, no task and no future (law 2).
 
@@ -111,18 +118,13 @@ class Pending(Generic[T]):
     A delivery after a cancellation is dropped silently; a second delivery is an error.
     """
 
-    __slots__ = ("_callback", "_errback", "_error", "_on_cancel", "_state", "_value")
-
-    _WAITING = 0
-    _DELIVERED = 1
-    _CANCELLED = 2
-    #: Delivered, and taken: nothing is held any more.
-    _TAKEN = 3
+    __slots__ = ("_callback", "_errback", "_error", "_on_cancel", "_state", "_step", "_value")
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self._state = self._WAITING
+        self._state = _WAITING
         self._callback: Callable[[T], None] | None = None
         self._errback: Callable[[BaseException], None] | None = None
+        self._step: Step[Any] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
         self._on_cancel = on_cancel
@@ -130,14 +132,20 @@ class Pending(Generic[T]):
     @property
     def done(self) -> bool:
         """True once a value or an error was delivered, or nobody waits for it any more."""
-        return self._state != self._WAITING
+        return self._state != _WAITING
 
     def then(self, callback: Callable[[T], None], errback: Callable[[BaseException], None]) -> None:
         """Take the value with `callback`, or a fault with `errback`; exactly one of them runs, once."""
-        if self._callback is not None or self._state == self._TAKEN:
-            raise RuntimeError("somebody waits for this Pending already")
+        self._claim()
         self._callback, self._errback = callback, errback
-        if self._state == self._DELIVERED:
+        if self._state == _DELIVERED:
+            self._fire()
+
+    def lead_to(self, step: Step[Any]) -> None:
+        """As `then`, with a `Step` in place of the callbacks; called by the step's `wait_for`."""
+        self._claim()
+        self._step = step
+        if self._state == _DELIVERED:
             self._fire()
 
     def resolve(self, value: T) -> None:
@@ -154,31 +162,86 @@ class Pending(Generic[T]):
 
     def cancel(self) -> None:
         """Nobody waits any more."""
-        if self._state == self._WAITING:
-            self._state = self._CANCELLED
-            self._callback = self._errback = None
+        if self._state == _WAITING:
+            self._state = _CANCELLED
+            self._callback = self._errback = self._step = None
             on_cancel, self._on_cancel = self._on_cancel, None
             if on_cancel is not None:
                 on_cancel()
 
+    def _claim(self) -> None:
+        if self._callback is not None or self._step is not None or self._state == _TAKEN:
+            raise RuntimeError("somebody waits for this Pending already")
+
     def _deliver(self) -> bool:
-        if self._state == self._CANCELLED:
+        if self._state == _CANCELLED:
             return False
-        if self._state != self._WAITING:
+        if self._state != _WAITING:
             raise RuntimeError("this Pending was delivered already")
-        self._state = self._DELIVERED
+        self._state = _DELIVERED
         self._on_cancel = None
         return True
 
     def _fire(self) -> None:
-        callback, errback = self._callback, self._errback
-        if callback is None or errback is None:
+        callback, errback, step = self._callback, self._errback, self._step
+        if step is None and callback is None:
             return
         # Let go of everything first: who made it, who waits and what is delivered often hold it in turn.
         value, error = self._value, self._error
-        self._state = self._TAKEN
-        self._callback = self._errback = self._value = self._error = None
-        if error is not None:
-            errback(error)
+        self._state = _TAKEN
+        self._callback = self._errback = self._step = self._value = self._error = None
+        if step is not None:
+            step.arrived(value, error)
+        elif error is None:
+            cast("Callable[[Any], None]", callback)(value)
         else:
-            callback(value)  # type: ignore[arg-type]  # delivered without an error: it is a T
+            cast("Callable[[BaseException], None]", errback)(error)
+
+
+class Step(Pending[T]):
+    """A `Pending` of what follows from another one, for where each request makes one.
+
+    What follows stands in the methods of a subclass: so it is one object, which is freed as soon as it is over, where
+    closures over a `Pending` would be several, in a cycle.  `on_value` and `on_error` end in `resolve`, in `fail`, or
+    in waiting for yet another `Pending`; an exception out of them is a `fail`.  Cancelling it cancels what it waits
+    for.  Compiled with the rest of the hot path: only modules that are compiled with it can have subclasses.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._source: Pending[Any] | None = None
+
+    def on_value(self, value: Any) -> None:
+        """What it waits for has been delivered."""
+        raise NotImplementedError
+
+    def on_error(self, error: BaseException) -> None:
+        """What it waits for has failed."""
+        self.fail(error)
+
+    def wait_for(self, source: Pending[Any]) -> None:
+        """Go on with what `source` delivers; at once, where it has."""
+        self._source = source
+        source.lead_to(self)
+
+    def arrived(self, value: Any, error: BaseException | None) -> None:
+        """Called by what it waits for."""
+        self._source = None
+        try:
+            if error is None:
+                self.on_value(value)
+            else:
+                self.on_error(error)
+        except Exception as defect:
+            if self.done:
+                raise
+            self.fail(defect)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        source, self._source = self._source, None
+        super().cancel()
+        if source is not None:
+            source.cancel()
