@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -57,6 +58,12 @@ class Program:
         """`(status, body)` of the status listener."""
         return await asyncio.to_thread(fetch, f"http://127.0.0.1:{self.status}{path}")
 
+    async def workers(self) -> list[dict[str, Any]]:
+        """What `/status` tells of the processes that serve."""
+        _, text = await self.status_of("/status")
+        found: list[dict[str, Any]] = json.loads(text)["workers"]
+        return found
+
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of a family's samples with these labels."""
         _, text = await self.status_of("/metrics")
@@ -80,21 +87,27 @@ def fetch(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-async def launch(config: Path, access_log: str = "off") -> asyncio.subprocess.Process:
-    """`postern run` with a configuration; its output is to be read."""
+async def launch(config: Path, access_log: str = "off", *, leader: bool = False) -> asyncio.subprocess.Process:
+    """`postern run` with a configuration; its output is to be read.  A `leader` has a process group of its own."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", "run", "--config", str(config), "--access-log", access_log,
         "--log-format", "json",
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        start_new_session=leader,
     )  # fmt: skip
 
 
 @asynccontextmanager
-async def running_program(folder: Path, text: str, access_log: str = "off") -> AsyncIterator[Program]:
-    """Run `text`, a configuration without `listen` and `store`, in a folder; ends the program in the end."""
+async def running_program(
+    folder: Path, text: str, access_log: str = "off", *, leader: bool = False
+) -> AsyncIterator[Program]:
+    """Run `text`, a configuration without `listen` and `store`, in a folder; ends the program in the end.
+
+    A `leader` has a process group of its own.
+    """
     config = folder / "config.yaml"
     config.write_text(settled(folder, text), "utf-8")
-    process = await launch(config, access_log)
+    process = await launch(config, access_log, leader=leader)
     program = Program(process, config, 0, 0)
     reading = asyncio.create_task(_read_events(process, program))
     try:
