@@ -26,6 +26,7 @@ from gateway.control.local import LocalLink
 from gateway.control.messages import Settings
 from gateway.control.verification import Verification
 from gateway.control.workers import Office, Workers
+from gateway.core.counters_url import parse_counters_url
 from gateway.core.errors import PosternError
 from gateway.core.garbage import for_good
 from gateway.core.ports import Redeclared, WorkerLink
@@ -224,7 +225,7 @@ class App:
             settings,
             self.config.worker_affinity == "auto",
             _log_descriptors(options),
-            HubServer(self.counters),
+            HubServer(self.counters) if parse_counters_url(self.config.counters) is None else None,
         )
         workers = Workers(loop, self.loaded, office)
         self._readings = workers.readings

@@ -33,8 +33,9 @@ IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, 
 #: The largest message, and the most descriptors with one (Linux takes 253).
 MESSAGE: Final = 65536
 DESCRIPTORS: Final = 64
-#: Seconds that workers have to end by themselves once the control process is gone: they drain for 5 at the most.
-_ORPHANED: Final = 7.0
+#: Seconds that workers have to end by themselves once the control process is gone: they drain for 5 at the most, say
+#: goodbye to WebSockets and write their last lines.
+_ORPHANED: Final = 9.0
 #: More descriptors than a nursery can have: the system gives the lowest number that is free.
 _MANY: Final = 4096
 
@@ -171,6 +172,7 @@ def main(descriptor: int) -> int:
     gc.disable()
     from gateway.control import worker
 
+    worker.name_process("postern-nursery")
     worker.preload()
     gc.collect()
     gc.freeze()

@@ -130,24 +130,12 @@ class Nursery:
         if self._closed:
             return
         self._began = self._loop.time()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # What is sent to the group while it is being made is to be ignored by it; blocked, it waits until it is.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
-            with theirs:
-                self._popen = subprocess.Popen(  # noqa: S603 - this very program
-                    [sys.executable, "-P", "-m", "gateway.control.nursery", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    env=environment(),
-                )
+            ours, self._popen = _execute()
         except OSError as error:
-            ours.close()
             _log.error("nursery_not_started", error=os.strerror(error.errno or 0))
             self._launch_again(0.0)
             return
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         ours.setblocking(False)
         self._socket = ours
         self._loop.add_reader(ours.fileno(), self._readable)
@@ -223,6 +211,26 @@ class Nursery:
         if sock is not None:
             self._loop.remove_reader(sock.fileno())
             sock.close()
+
+
+def _execute() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The program, and our end of its socket.  Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # What is sent to the group while it is being made is to be ignored by it; blocked, it waits until it is.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        with theirs:
+            return ours, subprocess.Popen(  # noqa: S603 - this very program
+                [sys.executable, "-P", "-m", "gateway.control.nursery", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=environment(),
+            )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def environment() -> dict[str, str]:

@@ -4,9 +4,8 @@ Every slot has listening sockets of its own (SO_REUSEPORT), which stay open here
 worker dies are served by the next.  A worker is told what to build, says so, and serves only if that is still what is
 committed.  Its end is followed by another one at once, later each time while they end young.
 
-Law: what the workers were told has been done by all of them when a call returns, or who has not done it has ended.
-A reload is prepared by all or refused, and committed by all: who comes up while it is under way ends on
-what is committed.
+Law: what the workers were told has been done by all of them when a call returns, or who has not done it has ended
+(`reloading.py`, `revocation.py`).
 """
 
 from __future__ import annotations
@@ -20,17 +19,12 @@ from typing import Final, Protocol
 from gateway.control.crew import Crew, Member
 from gateway.control.messages import (
     Ack,
-    Change,
-    Commit,
     Committed,
     Configure,
     Drain,
     Drained,
     Failed,
-    Forget,
-    Invalidate,
     Package,
-    Prepare,
     Prepared,
     Ready,
     Report,
@@ -42,9 +36,10 @@ from gateway.control.messages import (
 from gateway.control.nursery_client import Nursery, NurseryError
 from gateway.control.patience import Backoff
 from gateway.control.process import Process
-from gateway.control.slots import Duty, ProtocolError, State
+from gateway.control.reloading import Reloads
+from gateway.control.revocation import Revocations
+from gateway.control.slots import State
 from gateway.core.errors import ConfigError, PosternError, StartError
-from gateway.core.ports import Redeclared
 from gateway.telemetry.events import get_logger
 
 _log = get_logger("postern.control")
@@ -122,16 +117,15 @@ class Supervisor:
         self._crew = Crew(loop, self)
         self._nursery: Births = Nursery(loop, self._exited) if nursery is None else nursery(self._exited)
         self._slots = [Slot(index, tuple(listening)) for index, listening in enumerate(sockets)]
-        self._committed = package
-        #: What is being prepared or has been; `_gathering` says which.
-        self._pending: Package | None = None
-        self._gathering = False
-        self._reload = 0
-        self._problems: list[str] = []
-        #: Built and ready, and held back until it is known what is to be committed.
-        self._held: set[Member] = set()
-        self._epoch = 0
-        self._changes: list[Change] = []
+        self._reloads = Reloads(self._crew, package, self._settle_in)
+        self._revocations = Revocations(loop, self._crew)
+        #: Two-phase reloads, as `core.ports.WorkerLink` has them.
+        self.prepare = self._reloads.prepare
+        self.forget = self._reloads.forget
+        self.commit = self._reloads.commit
+        #: And revocations.
+        self.invalidate = self._revocations.invalidate
+        self.confirm = self._revocations.confirm
         self._reports = 0
         self._restarting = asyncio.Lock()
         self._closing = False
@@ -145,7 +139,7 @@ class Supervisor:
     @property
     def hash(self) -> str:
         """The configuration that is committed."""
-        return self._committed.hash
+        return self._reloads.committed.hash
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -223,7 +217,7 @@ class Supervisor:
         async with self._restarting:
             _log.info("restarting", workers=len(self._slots))
             for slot in self._slots:
-                await self._crew.until(lambda: self._pending is None or self._closing)
+                await self._crew.until(lambda: self._reloads.settled or self._closing)
                 if self._closing:
                     return
                 await self._replace(slot, seconds)
@@ -235,8 +229,10 @@ class Supervisor:
             # A fresh one is on its way here anyway.
             await self._crew.until(lambda: self._serves(slot) or self._closing)
             return
-        heir = self._hire(slot)
-        slot.heir = heir
+        try:
+            slot.heir = heir = self._hire(slot)
+        except OSError as error:
+            raise PosternError(f"no new worker for slot {slot.index}: {error}") from error
         await self._crew.until(lambda: heir.life.state in (State.SERVING, State.GONE) or self._closing)
         if heir.life.state is State.GONE and not self._closing:
             raise PosternError(f"the new worker of slot {slot.index} did not come to serve: the old one goes on")
@@ -260,8 +256,14 @@ class Supervisor:
     def _begin(self, slot: Slot) -> None:
         """A worker for an empty slot."""
         slot.timer = None
-        if not self._closing:
+        if self._closing:
+            return
+        try:
             slot.current = self._hire(slot)
+        except OSError as error:
+            # No descriptors are left, most likely: that passes.
+            _log.error("worker_not_spawned", worker=slot.index, error=str(error))
+            slot.timer = self._loop.call_later(max(slot.backoff.delay(0.0), Backoff.FIRST), self._begin, slot)
 
     def _hire(self, slot: Slot) -> Member:
         member, link = self._crew.hire(slot.index)
@@ -293,12 +295,12 @@ class Supervisor:
         self._crew.employ(member, process)
         if member.life.state is State.SPAWNING:
             member.life.spawned()
-            member.send(Configure(self._committed))
+            member.send(Configure(self._reloads.committed))
 
     def gone(self, member: Member) -> None:
         """A worker's process has ended: somebody else takes its place."""
         slot = self._slots[member.slot]
-        self._held.discard(member)
+        self._reloads.left(member)
         reason = member.doom or "crashed"
         if member.life.clean is not None:
             reason = "stopped" if self._closing else "restarted"
@@ -343,9 +345,7 @@ class Supervisor:
                 life.ready(config_hash, self._crew.now)
                 self._settle_in(member)
             case Prepared(number=number, problems=problems):
-                life.has_prepared(number, not problems)
-                if number == self._reload and not self._problems:
-                    self._problems.extend(problems)
+                self._reloads.answered(member, number, problems)
             case Committed(number=number):
                 life.committed(number)
             case Drained(clean=clean):
@@ -361,118 +361,21 @@ class Supervisor:
         """It has built a configuration: let it serve by it, unless another one is or will be in force."""
         if self._closing:
             self._crew.dismiss(member, "stopped")
-        elif member.life.built != self._committed.hash:
-            member.send(Configure(self._committed))
-        elif self._pending is not None and not self._gathering:
-            self._held.add(member)
-        else:
+        elif member.life.built != self.hash:
+            member.send(Configure(self._reloads.committed))
+        elif not self._reloads.holds(member):
             self._let_serve(member)
 
     def _let_serve(self, member: Member) -> None:
         slot = self._slots[member.slot]
-        now = self._crew.now
-        member.life.served(now)
+        member.life.served(self._crew.now)
         member.serving_since = self._loop.time()
         member.send(Serve())
-        if self._pending is not None:
-            member.life.preparing(self._reload, now)
-            member.send(Prepare(self._reload, self._pending))
+        self._reloads.joined(member)
         if slot.heir is member:
             slot.current, slot.heir = member, None
         slot.proven = True
-        _log.info("worker_serves", worker=member.slot, pid=member.pid, hash=self._committed.hash)
-
-    # ── one configuration ────────────────────────────────────────────────────────────────────
-
-    async def prepare(self, package: Package) -> None:
-        """Have a configuration built by all that serve.  Raises `PosternError`, and then all have forgotten it.
-
-        One at a time: `commit` or `forget` comes before the next.
-        """
-        if self._pending is not None:
-            raise ProtocolError("another configuration is being prepared")
-        self._reload += 1
-        asked = self._crew.tell(self._crew.admitting, Prepare(self._reload, package))
-        self._pending, self._gathering = package, True
-        self._problems.clear()
-        for member in asked:
-            member.life.preparing(self._reload, self._crew.now)
-        try:
-            await self._crew.until(
-                lambda: bool(self._problems) or not any(member.life.owes(Duty.PREPARE) for member in self._crew)
-            )
-        except BaseException:
-            self.forget()
-            raise
-        self._gathering = False
-        if self._problems:
-            self.forget()
-            raise ConfigError(list(self._problems))
-        if asked and not self._able():
-            self.forget()
-            raise PosternError("no worker lived to prepare the configuration")
-
-    def _able(self) -> list[Member]:
-        """Those that have prepared what is pending."""
-        return [member for member in self._crew.admitting if member.life.prepared == self._reload]
-
-    def forget(self) -> None:
-        """What was prepared will not be committed."""
-        if self._pending is None:
-            return
-        self._pending, self._gathering = None, False
-        for member in self._crew.tell(self._crew.admitting, Forget(self._reload)):
-            member.life.forgets()
-        self._release()
-
-    async def commit(self, redeclared: Redeclared) -> None:
-        """Put in force what was prepared, in all workers: when this returns, each has, or has ended."""
-        package = self._pending
-        if package is None:
-            raise ProtocolError("nothing was prepared")
-        # From here on whoever comes up serves by it.
-        self._committed, self._pending, self._gathering = package, None, False
-        able = self._able()
-        for member in self._crew.admitting:
-            if member not in able:
-                self._crew.dismiss(member, "silent")
-        order = Commit(self._reload, redeclared.usernames, redeclared.organizations, redeclared.everything)
-        for member in self._crew.tell(able, order):
-            member.life.committing(package.hash, self._crew.now)
-        self._release()
-        await self._crew.until(
-            lambda: all(member.life.hash == package.hash for member in self._crew if member.life.admits)
-        )
-
-    def _release(self) -> None:
-        """Whoever was held back serves by what is committed, once it has built that."""
-        held, self._held = self._held, set()
-        for member in held:
-            if member.life.state is State.CONFIGURING:
-                self._settle_in(member)
-
-    # ── one state of the store ───────────────────────────────────────────────────────────────
-
-    def invalidate(self, kind: str, name: str) -> None:
-        """Have a change told to all; `confirm` returns when they have forgotten."""
-        if not self._changes:
-            self._loop.call_soon(self._tell_changes)
-        self._changes.append((kind, name))
-
-    async def confirm(self) -> None:
-        """Return when no worker admits anything any more on what was invalidated so far."""
-        self._tell_changes()
-        epoch = self._epoch
-        await self._crew.until(lambda: not any(member.life.owes_epoch(epoch) for member in self._crew))
-
-    def _tell_changes(self) -> None:
-        if not self._changes:
-            return
-        changes, self._changes = tuple(self._changes), []
-        self._epoch += 1
-        for member in self._crew.tell(self._crew.admitting, Invalidate(self._epoch, changes)):
-            member.life.told(self._epoch, self._crew.now)
-        self._crew.hasten()
+        _log.info("worker_serves", worker=member.slot, pid=member.pid, hash=self.hash)
 
     # ── everybody ────────────────────────────────────────────────────────────────────────────
 

@@ -16,6 +16,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import uvloop
@@ -23,6 +25,7 @@ import uvloop
 from gateway.config.loader import Loaded
 from gateway.config.package import unpack
 from gateway.control.channel import Channel
+from gateway.control.counting import Counting
 from gateway.control.messages import (
     Ack,
     Answered,
@@ -52,7 +55,6 @@ from gateway.control.share import Share
 from gateway.core.aside import aside
 from gateway.core.errors import ConfigError, PosternError
 from gateway.core.garbage import for_good, let_go
-from gateway.counters.hub import HubCounters
 from gateway.credentials.delegated import DelegatedVerifier
 from gateway.credentials.questions import Questions
 from gateway.data_plane import Compiled, DataPlane, Lent
@@ -97,7 +99,7 @@ class Worker:
         self._metrics = Metrics()
         self._over = asyncio.Event()
         self._lost = False
-        self._counters = HubCounters(on_lost=self._hub_lost)
+        self._counting: Counting | None = None
         self._data_plane: DataPlane | None = None
         self._verifier: DelegatedVerifier | None = None
         self._reporter: Reporter | None = None
@@ -141,29 +143,36 @@ class Worker:
     # ── configurations ───────────────────────────────────────────────────────────────────────
 
     def _configure(self, order: Configure) -> None:
-        """Build it at once: nobody is being served."""
+        self._begin(self._build_first(order.package))
+
+    async def _build_first(self, package: Package) -> None:
+        """Build it on the loop: nobody is being served."""
         try:
             with for_good():
-                loaded = unpack(order.package.content)
-                if self._data_plane is None:
-                    self._open(loaded)
-                else:
+                loaded = unpack(package.content)
+            if self._data_plane is None:
+                await self._open(loaded)
+            else:
+                with for_good():
                     self._adopt(loaded, self._data_plane.compile(loaded))
         except PosternError as error:
             self._fail(error)
             return
         gc.collect()
         gc.freeze()
-        self._channel.send(Ready(os.getpid(), order.package.hash))
+        self._channel.send(Ready(os.getpid(), package.hash))
 
-    def _open(self, loaded: Loaded) -> None:
-        config = loaded.config
+    async def _open(self, loaded: Loaded) -> None:
+        """Make what outlives every reload, and build the first configuration."""
+        config, settings, descriptors = loaded.config, self._settings, self._descriptors
+        if self._counting is None:
+            self._counting = Counting(config.counters, descriptors.get("hub"), self._hub_lost)
+        counters = await self._counting.open()
         self._verifier = verifier = DelegatedVerifier(self._questions, self._clock, config.max_staleness)
         verifier.configure(config.max_staleness, config.consumers, config.organizations)
-        settings, descriptors = self._settings, self._descriptors
         lent = Lent(
             self._clock,
-            self._counters,
+            counters,
             verifier,
             self._metrics,
             descriptors.get("access"),
@@ -171,7 +180,8 @@ class Worker:
             Share(settings.slot, settings.slots),
             self._sockets,
         )
-        self._data_plane = data_plane = DataPlane(self._loop, loaded, lent)
+        with for_good():
+            self._data_plane = data_plane = DataPlane(self._loop, loaded, lent)
         data_plane.responses.on_drop(lambda resource: self._channel.send(Dropped(resource)))
         self._reporter = Reporter(self._metrics, data_plane.targets)
 
@@ -181,7 +191,6 @@ class Worker:
     async def _start(self) -> None:
         data_plane = self._serving
         try:
-            await self._counters.connect(socket.socket(fileno=self._descriptors["hub"]))
             await data_plane.start()
         except PosternError as error:
             self._fail(error)
@@ -301,13 +310,19 @@ class Worker:
             self._over.set()
         else:
             self._begin(self._finish(_ORPHANED))
+            # Also where a longer drain has begun already.
+            self._loop.call_later(_ORPHANED, self._data_plane.cut)
 
     def _hub_lost(self) -> None:
         """The hub will never answer this process again, another one it will."""
         # If it went with the control process, that is what is to be told.
         self._channel.poll()
-        if not self._draining and not self._lost:
-            _log.error("hub_lost", pid=os.getpid())
+        if self._lost or self._draining:
+            return
+        _log.error("hub_lost", pid=os.getpid())
+        if self._data_plane is None:
+            self._over.set()
+        else:
             self._begin(self._finish(_ORPHANED))
 
     def _fail(self, error: PosternError) -> None:
@@ -325,7 +340,8 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         await data_plane.stop()
-        self._counters.close()
+        if self._counting is not None:
+            await self._counting.close()
         self._report(1)
         if self._told_to_drain:
             self._channel.send(Drained(clean))
@@ -359,8 +375,15 @@ def preload() -> None:
         known[name]
 
 
+def name_process(name: str) -> None:
+    """What `ps -o comm` and `top` show of this process, where the system can be told (15 letters at the most)."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, "ascii")
+
+
 def main(settings: Settings, descriptors: Mapping[str, int]) -> int:
     """Be the worker of a slot; returns the exit status."""
+    name_process(f"postern-{settings.slot}")
     events.configure(
         cast("Literal['json', 'console', 'auto']", settings.log_format),
         cast("Literal['debug', 'info', 'warning', 'error']", settings.log_level),

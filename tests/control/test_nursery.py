@@ -41,8 +41,9 @@ def packed(text: bytes = CONFIG) -> Package:
 class Born:
     """A real worker, and the other ends of what it was given."""
 
-    def __init__(self, process: Process, link: socket.socket) -> None:
+    def __init__(self, process: Process, link: socket.socket, hub: socket.socket) -> None:
         self.process = process
+        self.hub = hub
         self.heard: list[object] = []
         self.lost = False
         self.channel = Channel(asyncio.get_running_loop(), link, self.heard.append, self._lost)
@@ -69,10 +70,10 @@ async def nursing() -> AsyncIterator[tuple[Nursery, dict[int, int]]]:
 async def born(nursery: Nursery, **extra: int) -> Born:
     ours, theirs = socket.socketpair()
     with theirs:
-        hub, other = socket.socketpair()
-        with hub, other:
-            process = await nursery.spawn({"link": theirs.fileno(), "hub": hub.fileno(), **extra}, Settings(0, 1))
-    return Born(process, ours)
+        hub, their_hub = socket.socketpair()
+        with their_hub:
+            process = await nursery.spawn({"link": theirs.fileno(), "hub": their_hub.fileno(), **extra}, Settings(0, 1))
+    return Born(process, ours, hub)
 
 
 def exists(pid: int | None) -> bool:
