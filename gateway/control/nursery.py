@@ -103,7 +103,11 @@ class _Nursery:
         return None
 
     def _leave(self, own: list[int]) -> None:
-        """In the child: be no nursery any more.  What is not its own is closed, whoever opened it."""
+        """In the child: be no nursery any more.  What is not its own is closed, whoever opened it.
+
+        Randomness needs nothing: the system's has no state here, OpenSSL's notices a fork, and the interpreter seeds
+        `random` anew in a child.
+        """
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for sock in (self._sock, self._wakes, self._wake):

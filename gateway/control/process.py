@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Process:
@@ -37,13 +38,10 @@ class Process:
         """End it at once (SIGKILL).  Without a pidfd: only while its link is known to be open."""
         if not self.alive:
             return
-        try:
-            if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
+        # It has ended by itself where it cannot be found, which is about to be told.
+        with suppress(ProcessLookupError):
+            if self._pidfd is None or not _sent(self._pidfd):
                 os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # it has ended by itself, which is about to be told
 
     def unlinked(self) -> None:
         """Its link is lost: so it has ended, or goes on without one and must not."""
@@ -68,6 +66,15 @@ class Process:
     async def wait(self) -> None:
         """Return when it has ended."""
         await asyncio.shield(self._dead)
+
+
+def _sent(pidfd: int) -> bool:
+    """Send SIGKILL; False where the system forbids this way (the process has not ended, so its number is its own)."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except PermissionError:
+        return False
+    return True
 
 
 def _reap(pid: int) -> None:

@@ -295,6 +295,22 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, seen: bool)
     assert (name in environment()) is seen
 
 
+def test_no_two_children_draw_the_same_numbers() -> None:
+    code = (
+        "import os, random, secrets, ssl, sys, gateway.control.worker as worker\n"
+        "worker.preload()\n"
+        "random.random(), ssl.RAND_bytes(8), secrets.token_hex(8)\n"
+        "for _ in range(3):\n"
+        "    if not os.fork():\n"
+        "        print(random.random(), ssl.RAND_bytes(8).hex(), secrets.token_hex(8), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    drawn = done.stdout.split()
+    assert len(drawn) == len(set(drawn)) == 9
+
+
 def test_a_worker_never_imports_what_only_the_control_process_needs() -> None:
     """Its memory is what is not shared; and what it cannot import it cannot do: open the store, hash a secret."""
     code = (
