@@ -219,6 +219,8 @@ class Worker:
             problems = (f"it could not be built: {type(error).__name__}",)
         if number == self._reload:
             self._prepared = prepared
+        elif prepared is not None:
+            self._begin(self._retire(list(prepared)))
         self._channel.send(Prepared(number, problems))
 
     def _compile(self, package: Package) -> tuple[Loaded, Compiled]:
@@ -228,7 +230,9 @@ class Worker:
 
     def _forget(self, order: Forget) -> None:
         if order.number == self._reload:
-            self._reload, self._prepared = 0, None
+            dropped, self._reload, self._prepared = self._prepared, 0, None
+            if dropped is not None:
+                self._begin(self._retire(list(dropped)))
 
     def _commit(self, order: Commit) -> None:
         if self._prepared is None or order.number != self._reload:
