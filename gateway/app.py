@@ -210,7 +210,9 @@ class App:
         options = self._options
         if slots == 1:
             return LocalLink(
-                loop, self.loaded, Lent(self.clock, self.counters, self.verifier, self.metrics, options.access)
+                loop,
+                self.loaded,
+                Lent(self.clock, self.counters, self.verifier, self.metrics, options.access, _shared_lock(options)),
             )
         settings = Settings(
             0, slots, None, options.log_format, options.log_level, self.config.credentials.secret_prefix
@@ -375,9 +377,14 @@ def _log_descriptors(options: Options) -> dict[str, int]:
     """What workers inherit to write lines with."""
     found: dict[str, int | None] = {"access": options.access, "events_lock": options.events_lock}
     if options.access is not None:
-        shared = options.events_lock is not None and same_stream(options.access, sys.stderr.fileno())
-        found["access_lock"] = options.events_lock if shared else make_lock()
+        found["access_lock"] = _shared_lock(options) or make_lock()
     return {name: descriptor for name, descriptor in found.items() if descriptor is not None}
+
+
+def _shared_lock(options: Options) -> int | None:
+    """The lock of the events' stream, if access lines go there, too."""
+    both = options.access is not None and same_stream(options.access, sys.stderr.fileno())
+    return options.events_lock if both else None
 
 
 def _ignore() -> None:

@@ -50,7 +50,7 @@ class Program:
     async def event(self, name: str, count: int = 1) -> dict[str, object]:
         """The `count`th event of this name, waited for."""
         async with asyncio.timeout(PATIENCE):
-            while len(found := [event for event in self.events if event["event"] == name]) < count:
+            while len(found := [event for event in self.events if event.get("event") == name]) < count:
                 await asyncio.sleep(0.01)
         return found[count - 1]
 
