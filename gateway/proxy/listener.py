@@ -134,6 +134,10 @@ class Listener:
                 await self._bind()
             else:
                 self._sockets = list(self._inherited)
+                for sock in self._sockets:
+                    # It does not block: whoever made it saw to that.  But of one that came as a number Python does not
+                    # know so, and to duplicate it would make it block for a moment, in every process that holds it.
+                    sock.setblocking(False)
                 self.port = int(self._sockets[0].getsockname()[1])
             self._accepting = True
             await self._open()

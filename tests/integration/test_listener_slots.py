@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -68,6 +69,32 @@ async def test_two_that_hold_a_slot_at_a_time_do_not_disturb_each_other() -> Non
                 for _ in range(10):
                     assert (await answer_on(started(slot, get())))[0] == 404
             assert len(new.records) >= 11
+
+
+async def test_who_takes_a_slot_makes_no_other_holder_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a socket blocks is a matter of all that hold it: who accepts from an empty one would stand still."""
+    ((slot,),) = bind_slots("127.0.0.1", 0, 1)
+    blocked: list[bool] = []
+    dup = socket.socket.dup
+
+    def noted(sock: socket.socket) -> socket.socket:
+        duplicate = dup(sock)
+        blocked.append(os.get_blocking(duplicate.fileno()))
+        return duplicate
+
+    with closing(slot):
+        # As a process has it that was given a descriptor.
+        inherited = socket.socket(fileno=os.dup(slot.fileno()))
+        async with running_gateway("services: []") as gateway:
+            listener = Listener(gateway.plane, "127.0.0.1", 0, sockets=[inherited])
+            monkeypatch.setattr(socket.socket, "dup", noted)
+            await listener.start()
+            listener.pause()
+            listener.resume()
+            assert (await answer_on(started(slot, get())))[0] == 404
+            listener.stop_accepting()
+    assert len(blocked) >= 2
+    assert not any(blocked)
 
 
 async def test_who_stops_for_good_serves_what_the_kernel_has_accepted() -> None:

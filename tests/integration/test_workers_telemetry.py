@@ -179,6 +179,21 @@ async def test_no_counter_falls_while_workers_are_killed(tmp_path: Path) -> None
         assert await program.metric("postern_worker_restarts_total", reason="crashed") == kills
 
 
+async def test_a_graceful_restart_takes_no_count_along(tmp_path: Path) -> None:
+    async with node(tmp_path) as program:
+        sent = await spread(program)
+        before = await pids(program)
+        program.signal(signal.SIGUSR2)
+        await program.event("restarted")
+        await serves_without(program, *before)
+        async with asyncio.timeout(PATIENCE):
+            while await program.metric("postern_worker_restarts_total", reason="restarted") < WORKERS:
+                await asyncio.sleep(0.02)
+        sent += await spread(program)
+        assert total(await samples(program), REQUESTS) == sent
+        assert await program.metric("postern_worker_restarts_total") == WORKERS
+
+
 async def test_a_worker_that_sleeps_is_shown_as_it_last_reported(tmp_path: Path) -> None:
     async with node(tmp_path) as program:
         sent = await spread(program)
