@@ -19,9 +19,7 @@ from gateway.core.answers import METHOD_NOT_ALLOWED, Answer, reason_phrase
 from gateway.core.errors import cannot_listen
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Reading
-from gateway.telemetry.states import AddressStatus, TargetStatus, WorkerStatus
-
-__all__ = ["AddressStatus", "Readings", "StatusServer", "StatusSource", "TargetStatus", "WorkerStatus"]
+from gateway.telemetry.states import TargetStatus, WorkerStatus
 
 #: A reading of more lines than this is rendered in a thread: it would hold up the event loop for milliseconds.
 _INLINE_LINES = 500
