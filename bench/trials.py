@@ -60,18 +60,22 @@ class Findings:
 
 
 class Caller:
-    """One kept connection on which a token is used without pause; `worker` is the process that holds it.
+    """One kept connection on which a token is used again and again; `worker` is the process that holds it.
 
-    `seen` judges each answer, and one that may not be is the last.
+    `pause` seconds are between an answer and the next request; `seen` judges each answer, and one that may not be is
+    the last.
     """
 
-    def __init__(self, connection: Connection, worker: int, seen: Callable[[Caller, str, float, int], bool]) -> None:
+    def __init__(
+        self, connection: Connection, worker: int, pause: float, seen: Callable[[Caller, str, float, int], bool]
+    ) -> None:
         self.connection = connection
         self.worker = worker
         self.token = ""
         self.broken = False
         #: The last answer: whose token, when the request was sent, the status.
         self.last = ("", 0.0, 0)
+        self._pause = pause
         self._seen = seen
         self._answered = asyncio.Event()
         self._task = asyncio.create_task(self._call())
@@ -87,6 +91,8 @@ class Caller:
                 if not self._seen(self, *self.last):
                     break
                 self._answered.set()
+                if self._pause:
+                    await asyncio.sleep(self._pause)
         self.broken = True
         self._answered.set()
 
@@ -109,10 +115,12 @@ class Trials:
     """Callers on every worker, and keys to be made and revoked over the control socket.
 
     `port` and `status` are the proxy's and the status listener's, `consumer` holds the keys, `workers` is how many
-    there should be, `each` how many connections every one of them has at least.
+    there should be.  Every one has at least `each` connections; `pause` seconds are between two requests on one.
     """
 
-    def __init__(self, port: int, status: int, control: Path, consumer: str, workers: int, each: int = 2) -> None:
+    def __init__(
+        self, port: int, status: int, control: Path, consumer: str, workers: int, pause: float = 0.0, each: int = 2
+    ) -> None:
         self.findings = Findings()
         self.callers: list[Caller] = []
         self._port = port
@@ -120,6 +128,7 @@ class Trials:
         self._control = Control(control)
         self._consumer = consumer
         self._workers = workers
+        self._pause = pause
         self._each = each
         self._over: dict[str, float] = {}
 
@@ -187,7 +196,7 @@ class Trials:
         if worker is None:
             connection.writer.close()
             return None
-        caller = Caller(connection, worker, self._judge)
+        caller = Caller(connection, worker, self._pause, self._judge)
         caller.token = token
         self.callers.append(caller)
         return caller
@@ -242,9 +251,11 @@ class Trials:
 
 
 @contextlib.asynccontextmanager
-async def trials(port: int, status: int, control: Path, consumer: str, workers: int) -> AsyncIterator[Trials]:
+async def trials(
+    port: int, status: int, control: Path, consumer: str, workers: int, pause: float = 0.0
+) -> AsyncIterator[Trials]:
     """Trials whose callers hang up in the end."""
-    running = Trials(port, status, control, consumer, workers)
+    running = Trials(port, status, control, consumer, workers, pause)
     try:
         yield running
     finally:
