@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contestant import PATH, Contestant, Launch, Site
-from bench.processes import BenchError, Program, cpu_of, memory_of, pinned
+from bench.memory import total
+from bench.processes import BenchError, Program, cpu_of, pinned
 
 CONNECTIONS = 32
 _ATTEMPTS = 3
@@ -98,7 +99,7 @@ def start(contestant: Contestant, site: Site, cores: Cores) -> Running:
         for one in reversed(started):
             one.stop()
         raise
-    return Running(contestant, launch, program, ready, started[:-1], memory_of(program.tree))
+    return Running(contestant, launch, program, ready, started[:-1], total(program.tree).proportional)
 
 
 def _ask(port: int, token: str | None) -> tuple[int, dict[str, str], bytes]:
@@ -199,7 +200,7 @@ def measure(running: Running, keys: Path, seconds: float, cores: Cores) -> Round
             break
         print(f"{running.contestant.name}: the machine stood still for a while; the round is repeated", flush=True)
     running.rounds.append(done)
-    running.loaded_bytes = max(running.loaded_bytes, memory_of(running.program.tree))
+    running.loaded_bytes = max(running.loaded_bytes, total(running.program.tree).proportional)
     return done
 
 
