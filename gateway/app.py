@@ -32,6 +32,7 @@ from gateway.core.garbage import for_good
 from gateway.core.ports import Redeclared, WorkerLink
 from gateway.counters.hub_server import HubServer
 from gateway.counters.memory import MemoryCounters
+from gateway.counters.opening import OwnCounters, open_counters
 from gateway.credentials.declared import Declaration
 from gateway.credentials.hashing import Hasher
 from gateway.credentials.parse import Prefixes
@@ -100,7 +101,8 @@ class App:
         self.metrics = Metrics()
         self._readings: Readings = self.metrics
         self.clock = SystemClock()
-        self.counters = MemoryCounters()
+        self._memory = MemoryCounters()
+        self.counters: OwnCounters = self._memory
         self._closing: asyncio.Event | None = None
         self._hurry = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -183,9 +185,14 @@ class App:
         secret_key = load_secret_key(config.secret_key.get_secret_value(), folder)
         self.verifier = Verifier(self.store, self.hasher, self.clock, secret_key, _rules(config))
 
+        slots = count(config.workers)
+        if slots == 1:
+            # Workers have counters of their own, or the hub's.
+            self.counters = await open_counters(config.counters)
+            stack.push_async_callback(self.counters.close)
         with for_good():
             self.verifier.declare(config.consumers, config.organizations)
-            self.link = link = self._link(loop, count(config.workers))
+            self.link = link = self._link(loop, slots)
         changes = self.store.changes
         changes.subscribe(self.verifier.forget)
         changes.subscribe(link.invalidate)
@@ -227,7 +234,7 @@ class App:
             settings,
             self.config.worker_affinity == "auto",
             _log_descriptors(options),
-            HubServer(self.counters) if parse_counters_url(self.config.counters) is None else None,
+            HubServer(self._memory) if parse_counters_url(self.config.counters) is None else None,
         )
         workers = Workers(loop, self.loaded, office)
         self._readings = workers.readings

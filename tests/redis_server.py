@@ -30,22 +30,28 @@ def executable() -> str | None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, nor on the one ten thousand above it (a cluster's bus)."""
+    while True:
+        with socket.socket() as sock, socket.socket() as bus:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+            try:
+                bus.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 class RedisServer:
     """A server on `port`; `start` and `stop` as often as a test likes.  Nothing is kept on disk.
 
-    `settings` are more of the command line's (`--maxmemory 1mb`).
+    `settings` are more of the command line's (`--maxmemory 1mb`), `first` what stands before all others.
     """
 
-    def __init__(self, program: str, folder: Path, *settings: str) -> None:
+    def __init__(self, program: str, folder: Path, *settings: str, first: tuple[str, ...] = ()) -> None:
         self._program = program
         self._folder = folder
+        self._first = first
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self.port = free_port()
@@ -64,8 +70,8 @@ class RedisServer:
     async def start(self) -> None:
         """Start, and wait until it answers."""
         self._process = await asyncio.create_subprocess_exec(
-            self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder),
-            *self._settings, stdout=asyncio.subprocess.DEVNULL,
+            self._program, *self._first, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            "--dir", str(self._folder), *self._settings, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -77,7 +83,7 @@ class RedisServer:
                     if pong.startswith((b"+PONG", b"-NOAUTH")):
                         return
                 except OSError:
-                    pass  # not yet
+                    assert self._process.returncode is None, "the server has ended"
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> None:

@@ -38,7 +38,6 @@ class Gate:
 
 GATES = (
     Gate("store", _starts("postgres"), "a PostgreSQL store"),
-    Gate("counters", _starts("redis", "unix"), "counting in Redis"),
     Gate("audit", _given, "the audit log"),
     Gate("oauth", _given, "OAuth"),
     Gate("issuers", _filled, "trusting other issuers"),

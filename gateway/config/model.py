@@ -32,6 +32,7 @@ from gateway.config.policies import Policies
 from gateway.config.services import RequestTest, Route, Service
 from gateway.config.transport import Tls, files_of
 from gateway.config.types import Duration, Group, Network, Patience, RateText, Room, Secret, Settings, Size
+from gateway.core import counters_url
 from gateway.core.units import parse_rate
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.\-_]*)):(?P<port>\d{1,5})")
@@ -86,9 +87,12 @@ def _beginning(pattern: str, wanted: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_STORE = r"^(sqlite:///.|postgresql://)"
-_COUNTERS = r"^(memory://$|rediss?://|unix://)"
+def _counters_url(value: str) -> str:
+    counters_url.parse_counters_url(value)
+    return value
 
+
+_STORE = r"^(sqlite:///.|postgresql://)"
 _CACHE = r"^(memory://$|rediss?://[^/])"
 
 StoreUrl = Annotated[
@@ -98,8 +102,15 @@ StoreUrl = Annotated[
 ]
 CountersUrl = Annotated[
     str,
-    _beginning(_COUNTERS, "must be memory:// or redis://HOST:6379/0"),
-    WithJsonSchema({"type": "string", "title": "Counters", "pattern": _COUNTERS, "examples": ["memory://"]}),
+    AfterValidator(_counters_url),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "title": "Counters",
+            "pattern": counters_url.PATTERN,
+            "examples": ["memory://", "redis://localhost:6379/0"],
+        }
+    ),
 ]
 CacheUrl = Annotated[
     str,
@@ -303,7 +314,11 @@ class Config(Settings):
     counters: CountersUrl = Field(
         default="memory://",
         repr=False,
-        description="Where requests are counted: `memory://` or `redis://HOST:6379/0`. A change needs a restart.",
+        description="Where requests are counted. `memory://`: in this node. "
+        "`redis://[[USER]:PASSWORD@]HOST[:6379][/0]` or `unix:///PATH`: in a Redis or Valkey, together with all "
+        "gateways that name it; `redis+sentinel://HOST[:26379],…/SERVICE`: in the master that sentinels name; "
+        "`redis+cluster://HOST[:6379],…`: in a cluster; `rediss` in place of `redis` for TLS. "
+        "See [Counters](COUNTERS.md). A change needs a restart.",
     )
     cache: OneCache = Field(
         default=Cache(), description="Where `proxy-cache` stores responses. A change needs a restart."

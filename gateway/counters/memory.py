@@ -142,6 +142,9 @@ class MemoryCounters:
                 table.sweep_shared(now_ns)
         return looked
 
+    async def opened(self) -> None:
+        """Nothing to wait for."""
+
     async def close(self) -> None:
         """Nothing to close: the counts end with the process."""
 

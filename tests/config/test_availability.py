@@ -10,7 +10,6 @@ from tests.config.fakes import load_text, problems
 SERVICE = "services: [{name: s, %s}]"
 CASES = {
     "store": "store: postgresql://u:p@h/d\nsecret_key: " + "s" * 32,
-    "counters": "counters: redis://localhost:6379/0",
     "audit": "audit: {requests: none}",
     "oauth": "oauth: {issuer: https://learn.example.org}",
     "issuers": "issuers: [{issuer: https://sso.example.org, audience: [lms]}]",

@@ -29,6 +29,7 @@ class Chaos:
         self._resets = False
         self._cut_after = -1
         self._rate = 0
+        self._delay = 0.0
         self.port = 0
 
     @property
@@ -38,7 +39,7 @@ class Chaos:
 
     async def heal(self) -> None:
         """Forward again, and what was held up first."""
-        self._resets, self._cut_after, self._rate = False, -1, 0
+        self._resets, self._cut_after, self._rate, self._delay = False, -1, 0, 0.0
         self._flows.set()
         await self._listen()
 
@@ -65,6 +66,10 @@ class Chaos:
     async def slow(self, rate: int = 20) -> None:
         """Pass on so many bytes a tenth of a second from the upstream."""
         self._rate = rate
+
+    async def delay(self, seconds: float = 0.2) -> None:
+        """Hold up everything for so long, each way."""
+        self._delay = seconds
 
     async def __aenter__(self) -> Self:
         await self._listen()
@@ -108,6 +113,8 @@ class Chaos:
         passed = 0
         while data := await reader.read(self._rate if back and self._rate else 65_536):
             await self._flows.wait()
+            if self._delay:
+                await asyncio.sleep(self._delay)
             if back and 0 <= self._cut_after <= passed + len(data):
                 writer.write(data[: self._cut_after - passed])
                 await asyncio.sleep(0.02)

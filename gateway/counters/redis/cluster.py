@@ -116,7 +116,7 @@ class ClusterCounters(Host):
             return
         query.tries += 1
         if query.tries >= MOST_TRIES:
-            query.failed(CountersError(f"Redis {refusal.text}"))
+            query.failed(CountersError(f"Redis {self._location} is moving what was asked for"))
             return
         try:
             if refusal.address is None:

@@ -6,6 +6,8 @@ Law: what the package raises becomes a `CountersError` here, whose text names ne
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +100,10 @@ class Door:
         """What to say of an exception of the package."""
         text = str(error)
         if isinstance(error, MasterNotFoundError):
-            return f"no sentinel that answers knows a master called {self._location.service}"
+            # The package has gathered there what each of them said.
+            if "AuthenticationError" in text or "NOAUTH" in text:
+                return "cannot be found: a sentinel wants a user and a password, or others than it was given"
+            return f"cannot be found: no sentinel that answers knows a master called {self._location.service}"
         if isinstance(error, AuthenticationError | AuthorizationError):
             return refusal_of("NOAUTH" if "required" in text.lower() else "WRONGPASS").text
         if isinstance(error, BusyLoadingError):
@@ -114,8 +119,10 @@ class Door:
                 return f"shows a certificate that is not believed: {cause.verify_message}"
             if isinstance(cause, ssl.SSLError):
                 return f"cannot be spoken to over TLS: {cause.reason or type(cause).__name__}"
-            if isinstance(cause, OSError) and cause.strerror:
-                return f"cannot be reached: {cause.strerror}"
+            if isinstance(cause, OSError) and cause.errno:
+                # A name that is not known has an error of its own kind; the loops word all others differently.
+                said = cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)
+                return f"cannot be reached: {said}"
             return "cannot be reached, or closes the connection"
         return self._without_secrets(refusal.text)
 
