@@ -17,8 +17,6 @@ Rates = tuple[Rate, ...]
 
 _CALL_TYPES: Final = {"GET": "read", "HEAD": "read", "OPTIONS": "read", "DELETE": "remove"}
 
-#: A header's value that is longer than this stands in the counter's key as a digest.
-_LONGEST_VALUE: Final = 64
 #: Demands that all plans together remember by address and call type.
 _VARIANTS: Final = 32_768
 
@@ -86,7 +84,7 @@ class Plan:
         for prefix, rule, rates, subject in self._claims:
             budget = f"{prefix} {kind}" if rule.separate_call_types else prefix
             found = subject or _header_subject(rule.by, index) or f"ip {_network(client)}"
-            demands.append(Demand(f"{budget} {found}", rates, rule.algorithm))
+            demands.append(Demand(f"{budget} {found}", rates, rule.algorithm, found))
         return tuple(demands)
 
 
@@ -121,6 +119,5 @@ def _header_subject(by: str, index: Mapping[bytes, bytes]) -> str | None:
     value = index.get(name.encode())
     if not value:
         return None
-    if len(value) > _LONGEST_VALUE:
-        return f"header.{name} digest {blake2b(value, digest_size=16).hexdigest()}"
-    return f"header.{name} is {value.decode('latin-1')}"
+    # As a digest: it may be long, and it may be a secret, while keys are written to a Redis that others can read.
+    return f"header.{name} {blake2b(value, digest_size=16).hexdigest()}"

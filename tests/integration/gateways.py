@@ -23,7 +23,7 @@ from gateway.core.answers import INVALID_KEY
 from gateway.core.decision import Deny, Pending
 from gateway.core.identity import Consumer, Identity
 from gateway.core.policy import Policy
-from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator, ResponseCache
+from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator, Counters, ResponseCache
 from gateway.counters.memory import MemoryCounters
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
@@ -309,13 +309,15 @@ async def running_gateway(
     access_tokens: AccessTokens = NO_ACCESS_TOKENS,
     response_cache: Callable[[], ResponseCache] | None = None,
     name_servers: Sequence[str] | None = None,
+    counters: Counters | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve a configuration; `policies` are known beside the installed ones, `authenticator` knows the keys,
-    `response_cache` stores responses (by default in memory), `name_servers` are asked in place of the system's."""
+    `response_cache` stores responses and `counters` count (by default in memory), `name_servers` are asked in place of
+    the system's."""
     loop = asyncio.get_running_loop()
     known = {**installed_policies(), **(policies or {})}
     stats: dict[tuple[str, str], RouteStats] = {}
-    counters = MemoryCounters()
+    counters = counters or MemoryCounters()
     known_keys = NobodyIsKnown() if authenticator is None else authenticator
 
     def counted(service: str, route: str) -> RouteStats:
