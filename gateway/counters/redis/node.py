@@ -26,7 +26,7 @@ from gateway.core.errors import CountersError
 from gateway.counters.redis.door import Door
 from gateway.counters.redis.refusals import MOVED, refusal_of
 from gateway.counters.redis.scripts import SCRIPTS
-from gateway.counters.redis.wire import Asked, Ignored, Wire, packed
+from gateway.counters.redis.wire import Asked, Ignored, Told, Wire, packed
 
 _log = logging.getLogger("postern.counters")
 
@@ -45,22 +45,20 @@ _INFO: Final = packed((b"INFO", b"cluster"))
 Find = Callable[[], Awaitable[Address]]
 
 
-class _Awaited(Asked):
-    """A command of the background's, whose answer is waited for."""
+def _awaited(wire: Wire, command: bytes) -> asyncio.Future[Any]:
+    """The answer to a command of the background's.  Raises `CountersError` if it is not taken."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    __slots__ = ("future",)
+    def answered(reply: Any) -> None:
+        if not future.done():
+            future.set_result(reply)
 
-    def __init__(self, command: bytes, future: asyncio.Future[Any]) -> None:
-        super().__init__(command)
-        self.future = future
+    def failed(error: CountersError) -> None:
+        if not future.done():
+            future.set_exception(error)
 
-    def answered(self, reply: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(reply)
-
-    def failed(self, error: CountersError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+    wire.ask(Told(command, answered, failed))
+    return future
 
 
 class Node:
@@ -181,10 +179,8 @@ class Node:
         """Make it count again on the connection that it has.  Raises `CountersError`: it needs another."""
         until = monotonic() + REVIVAL
         while True:
-            future: asyncio.Future[Any] = self._loop.create_future()
             try:
-                wire.ask(_Awaited(self._probe(self), future))
-                reply = await future
+                reply = await _awaited(wire, self._probe(self))
                 break
             except CountersError:
                 if wire.over or monotonic() >= until:
@@ -202,9 +198,7 @@ class Node:
     async def _prove(self, wire: Wire) -> None:
         """Raises `CountersError` unless it counts."""
         commands = (_INFO, *_LOADS, self._probe(self))
-        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in commands]
-        for command, future in zip(commands, futures, strict=True):
-            wire.ask(_Awaited(command, future))
+        futures = [_awaited(wire, command) for command in commands]
         replies = await asyncio.gather(*futures, return_exceptions=True)
         for reply in replies:
             if isinstance(reply, CountersError):

@@ -60,6 +60,27 @@ class Asked:
         raise NotImplementedError
 
 
+class Told(Asked):
+    """A command whose answer, or fault, is told to one of two callbacks."""
+
+    __slots__ = ("on_answer", "on_fault")
+
+    def __init__(
+        self, command: bytes, on_answer: Callable[[Any], None], on_fault: Callable[[CountersError], None]
+    ) -> None:
+        super().__init__(command)
+        self.on_answer = on_answer
+        self.on_fault = on_fault
+
+    def answered(self, reply: Any) -> None:
+        """To the first."""
+        self.on_answer(reply)
+
+    def failed(self, error: CountersError) -> None:
+        """To the second."""
+        self.on_fault(error)
+
+
 class Ignored(Asked):
     """A command whose answer nobody waits for: if it did not work, the next one says so."""
 

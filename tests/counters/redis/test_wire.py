@@ -9,32 +9,18 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import CountersError
-from gateway.counters.redis.wire import AT_ONCE, MOST_WAITING, Asked, Wire
+from gateway.counters.redis.wire import AT_ONCE, MOST_WAITING, Told, Wire
 
 PATIENCE = 30.0
 
 
-class Note(Asked):
+def note(command: bytes, told: list[Any]) -> Told:
     """Writes down what becomes of it."""
-
-    __slots__ = ("told",)
-
-    def __init__(self, command: bytes, told: list[Any]) -> None:
-        super().__init__(command)
-        self.told = told
-
-    def answered(self, reply: Any) -> None:
-        self.told.append((self.command, reply))
-
-    def failed(self, error: CountersError) -> None:
-        self.told.append((self.command, str(error)))
+    return Told(command, lambda reply: told.append((command, reply)), lambda error: told.append((command, str(error))))
 
 
-class Broken(Note):
-    __slots__ = ()
-
-    def answered(self, reply: Any) -> None:
-        raise ZeroDivisionError
+def broken(reply: Any) -> None:
+    raise ZeroDivisionError
 
 
 class Transport:
@@ -73,7 +59,7 @@ class Bench:
 
     def ask(self, *commands: bytes) -> None:
         for command in commands:
-            self.wire.ask(Note(command, self.told))
+            self.wire.ask(note(command, self.told))
 
     def answer(self, *data: bytes) -> None:
         for piece in data:
@@ -205,7 +191,7 @@ async def test_a_process_that_stood_still_looks_once_more(
 async def test_a_fault_of_one_is_nobody_elses(bench: Bench) -> None:
     told: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
-    bench.wire.ask(Broken(b"a", bench.told))
+    bench.wire.ask(Told(b"a", broken, broken))
     bench.ask(b"b")
     await turn()
     bench.answer(b":1\r\n:2\r\n")
