@@ -74,6 +74,8 @@ class ClusterCounters(Host):
 
         `now_ns` is not used: all gateways count by Redis' own time.  Raises `CountersError`, or fails with it.
         """
+        if not demands:
+            raise ValueError("nothing is demanded")
         questions = self._questions.of(demands)
         clock = b"" if self._clock is None else b"%d" % (self._clock() // 1000)
         if len(questions) > 1:

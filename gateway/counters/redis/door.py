@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, RedisSSLContext, SSLConnection
 from redis.asyncio.connection import UnixDomainSocketConnection as UnixConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
@@ -35,11 +35,13 @@ from gateway.counters.redis.refusals import SERVER, refusal_of
 _RESP: Final = 2
 
 
-class _Named(SSLConnection):
-    """A connection over TLS to a server that is known by another name than its host's."""
+class _Secure(SSLConnection):
+    """A connection over TLS with a context that was prepared, to a server that may be known by another name than its
+    host's."""
 
-    def __init__(self, server_name: str = "", **arguments: Any) -> None:
+    def __init__(self, context: Any, server_name: str, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.ssl_context = context
         self._server_name = server_name
 
     def _connection_arguments(self) -> dict[str, Any]:
@@ -148,27 +150,39 @@ class Door:
         arguments |= {"host": address.host, "port": address.port}
         if location.tls is None:
             return Connection(**arguments)
-        connection = _Named(location.tls.server_name, **arguments, **_tls_arguments(location.tls))
-        if self._context is None:
-            self._context = await _prepared(connection, location.tls)
-        connection.ssl_context = self._context
-        return connection
+        return _Secure(await self._prepared(location.tls), location.tls.server_name, **arguments)
 
     async def _client(self, address: Address, username: str, password: str) -> Any:
         """A client of the package over one connection."""
         tls = self._location.tls
-        arguments = self._arguments(username, password)
-        # Closing says no more to a server than the connection does.
-        more = {"server_name": tls.server_name, **_tls_arguments(tls)} if tls is not None else {}
+        arguments = self._arguments(username, password) | {"host": address.host, "port": address.port}
+        if tls is not None:
+            arguments |= {"context": await self._prepared(tls), "server_name": tls.server_name}
         pool: Any = ConnectionPool(
-            connection_class=_Named if tls is not None else Connection,
-            max_connections=2,
-            host=address.host,
-            port=address.port,
-            **arguments,
-            **more,
+            connection_class=_Secure if tls is not None else Connection, max_connections=2, **arguments
         )
         return Redis(connection_pool=pool)
+
+    async def _prepared(self, tls: Tls) -> Any:
+        """The TLS context, its files read.  Raises `CountersError`, which names a file that is no use."""
+        if self._context is None:
+            context = RedisSSLContext(
+                keyfile=tls.key or None,
+                certfile=tls.certificate or None,
+                cert_reqs="required" if tls.verify else "none",
+                ca_certs=tls.authorities or None,
+                check_hostname=tls.check_hostname,
+            )
+            try:
+                await asyncio.to_thread(context.get)
+            except (OSError, ValueError) as error:
+                for file in (tls.authorities, tls.certificate, tls.key):
+                    if file and not await asyncio.to_thread(Path(file).is_file):
+                        raise CountersError(f"cannot be asked: there is no file {file}") from None
+                said = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+                raise CountersError(f"cannot be asked: the files for TLS are of no use ({said})") from None
+            self._context = context
+        return self._context
 
     def _arguments(self, username: str, password: str) -> dict[str, Any]:
         seconds = self._location.connect_patience
@@ -204,27 +218,3 @@ class Sentinels:
         """Close the connections to them."""
         for client in self._sentinel.sentinels:
             await client.aclose(close_connection_pool=True)
-
-
-def _tls_arguments(tls: Tls) -> dict[str, Any]:
-    return {
-        "ssl_ca_certs": tls.authorities or None,
-        "ssl_certfile": tls.certificate or None,
-        "ssl_keyfile": tls.key or None,
-        "ssl_cert_reqs": "required" if tls.verify else "none",
-        "ssl_check_hostname": tls.check_hostname,
-    }
-
-
-async def _prepared(connection: SSLConnection, tls: Tls) -> Any:
-    """The connection's TLS context, with its files read.  Raises `CountersError`, which names a file that is no use."""
-    context = connection.ssl_context
-    try:
-        await asyncio.to_thread(context.get)
-    except (OSError, ValueError) as error:
-        for file in (tls.authorities, tls.certificate, tls.key):
-            if file and not await asyncio.to_thread(Path(file).is_file):
-                raise CountersError(f"cannot be asked: there is no file {file}") from None
-        said = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
-        raise CountersError(f"cannot be asked: the files for TLS are of no use ({said})") from None
-    return context

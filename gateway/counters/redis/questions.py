@@ -19,7 +19,7 @@ SLOTS: Final = 16_384
 #: Nanoseconds of a microsecond, in which Redis counts.
 _MICROSECOND: Final = 1000
 #: Sets of demands whose questions are remembered.
-_REMEMBERED: Final = 16_384
+_REMEMBERED: Final = 8_192
 
 
 def key_of(demand: Demand, prefix: str = PREFIX) -> bytes:

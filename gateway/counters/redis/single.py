@@ -53,6 +53,8 @@ class RedisCounters(Host):
 
         `now_ns` is not used: all gateways count by Redis' own time.  Raises `CountersError`, or fails with it.
         """
+        if not demands:
+            raise ValueError("nothing is demanded")
         question = self._questions.of(demands)[0]
         clock = self._clock
         command = question.request if clock is None else question.at(b"%d" % (clock() // 1000))
