@@ -102,7 +102,8 @@ class Plane:
         #: All but the last two digits of the ids that are being given.
         self._block = self._prefix + "0" * 10
         self._cut = False
-        self._ticks = 0
+        #: How often deadlines have been looked at.
+        self.ticks = 0
         self._timer: asyncio.TimerHandle | None = None
 
     # ── what connections ask ─────────────────────────────────────────────────────────────────
@@ -236,13 +237,13 @@ class Plane:
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         self.date = formatdate(usegmt=True).encode()
-        self._ticks += 1
-        if self._ticks % _FORGET_LINES == 0:
+        self.ticks += 1
+        if self.ticks % _FORGET_LINES == 0:
             forget_lines()
         now = time.monotonic_ns()
         try:
             self.sweep(now)
-            if self._ticks % _RECHECK == 0:
+            if self.ticks % _RECHECK == 0:
                 self.recheck(now - _LASTING)
         except Exception:  # noqa: BLE001 - the next sweep must come, whatever one connection did to this one
             _log.exception("the deadline sweep failed")

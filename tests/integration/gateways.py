@@ -25,6 +25,7 @@ from gateway.core.identity import Consumer, Identity
 from gateway.core.policy import Policy
 from gateway.core.ports import NO_ACCESS_TOKENS, AccessTokens, Authenticator, Counters, ResponseCache
 from gateway.counters.memory import MemoryCounters
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.listener import Listener
 from gateway.proxy.plane import Plane
 from gateway.proxy.resolver import Resolver
@@ -34,7 +35,10 @@ from gateway.snapshot import Snapshot
 from upstream_stub.raw import RawServer, Scripted
 
 #: How long a test waits for what must come, in seconds.
-PATIENCE = 10.0
+PATIENCE = 30.0
+
+#: A limit for `Gateway.deadlines`, in nanoseconds: `1m` in a configuration, which never passes by itself.
+MINUTE = 60_000_000_000
 
 
 class SystemClock:
@@ -265,6 +269,18 @@ class Gateway:
         """One GET on a connection of its own."""
         async with await self.connect() as client:
             return await client.request(get(target))
+
+    def exchanges(self, state: int) -> list[Exchange]:
+        """The requests that are in this state (`proxy.states`)."""
+        found = [connection.exchange for connection in self.plane.downstreams]
+        return [exchange for exchange in found if exchange is not None and exchange.state == state]
+
+    def deadlines(self, moment: int) -> None:
+        """Have all deadlines judged as they are at this moment of the monotonic clock, in nanoseconds.
+
+        So a limit of minutes is tried to the nanosecond, in no time, and on a machine that stands still now and then.
+        """
+        self.plane.sweep(moment)
 
     def swap(self, text: str) -> None:
         """Put another configuration in force, as a reload does."""

@@ -81,7 +81,7 @@ class Program:
 def fetch(url: str) -> tuple[int, str]:
     """One GET, whatever its status."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -431,7 +431,9 @@ def test_a_client_without_the_right_certificate(tmp_path: Path) -> None:
     assert isinstance(connection.client.carried.error, ssl.SSLError)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
+)
 @given(
     st.lists(
         st.one_of(
