@@ -66,11 +66,9 @@ async def test_who_takes_an_answer_too_slowly_is_dropped(rate: str) -> None:
     limits = f"{{body_timeout: 500ms, body_rate: {rate}}}"
     async with proxied(huge, limits=limits) as (_, gateway), await gateway.connect(limit=1 << 10) as client:
         client.send(get())
-        began = time.monotonic()
         await client.head()
         records = await gateway.recorded(1)
         assert (records[0].status, records[0].decision) == (200, "failed")
-        assert time.monotonic() - began < 3
         await eventually(lambda: not gateway.plane.downstreams)
 
 
