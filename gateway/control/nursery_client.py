@@ -61,6 +61,8 @@ class Nursery:
         self._waiting: dict[int, asyncio.Future[Process]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
+        #: Ends one that does not become ready.
+        self._patience: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
@@ -93,9 +95,7 @@ class Nursery:
             socket.send_fds(self._socket, [order], list(descriptors.values()))
             return await asyncio.wait_for(answer, PATIENCE)
         except TimeoutError:
-            _log.error("nursery_silent", pid=self.pid)
-            if self._popen is not None:
-                self._popen.kill()
+            self._end_silent()
             raise NurseryError("the nursery does not answer") from None
         except (BrokenPipeError, ConnectionResetError) as error:
             self._poll()
@@ -138,7 +138,14 @@ class Nursery:
             return
         ours.setblocking(False)
         self._socket = ours
+        self._patience = self._loop.call_later(PATIENCE, self._end_silent)
         self._loop.add_reader(ours.fileno(), self._readable)
+
+    def _end_silent(self) -> None:
+        """It says nothing: another one may.  Its end is told by its socket."""
+        _log.error("nursery_silent", pid=self.pid)
+        if self._popen is not None:
+            self._popen.kill()
 
     def _launch_again(self, lived: float) -> None:
         self._again = self._loop.call_later(self._backoff.delay(lived), self._launch)
@@ -165,6 +172,7 @@ class Nursery:
         # Our own child wrote it, over a socket that has no name.
         message = pickle.loads(data)  # noqa: S301
         if isinstance(message, NurseryReady):
+            self._be_patient()
             self._ready.set()
         elif isinstance(message, Exited):
             self._exited(message.pid, message.status)
@@ -206,7 +214,13 @@ class Nursery:
         status = await asyncio.to_thread(popen.wait)
         _log.error("nursery_died", pid=popen.pid, status=status)
 
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def _disconnect(self) -> None:
+        self._be_patient()
         sock, self._socket, self._popen = self._socket, None, None
         if sock is not None:
             self._loop.remove_reader(sock.fileno())

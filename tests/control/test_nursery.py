@@ -17,6 +17,7 @@ import pytest
 
 from gateway.config.loader import load_bytes
 from gateway.config.package import pack
+from gateway.control import nursery_client
 from gateway.control.channel import Channel
 from gateway.control.messages import Configure, Failed, Package, Prepare, Prepared, Ready, Settings
 from gateway.control.nursery import IGNORED
@@ -265,6 +266,22 @@ async def test_a_nursery_that_cannot_be(monkeypatch: pytest.MonkeyPatch, executa
     with pytest.raises(StartError, match="ends as it starts"):
         await nursery.start()
     await nursery.close()
+
+
+async def test_a_nursery_that_stands_still_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery_client, "PATIENCE", 0.2)
+    monkeypatch.setattr(nursery_client, "_execute", _asleep)
+    nursery = Nursery(asyncio.get_running_loop(), lambda pid, status: None)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StartError, match="ends as it starts"):
+            await nursery.start()
+    await nursery.close()
+
+
+def _asleep() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        return ours, subprocess.Popen(["sleep", "1000"], pass_fds=(theirs.fileno(),))
 
 
 def test_a_process_without_a_pidfd_ends_with_its_link() -> None:
