@@ -128,6 +128,8 @@ class Supervisor:
         self.confirm = self._revocations.confirm
         self._reports = 0
         self._restarting = asyncio.Lock()
+        #: How many restarts have begun.
+        self._restarts = 0
         self._closing = False
         self._unclean = False
         #: Why nothing will ever serve here.
@@ -213,8 +215,14 @@ class Supervisor:
 
     async def restart(self, seconds: float) -> None:
         """Put a fresh worker into each slot, one after another; each is ready before the old one drains, for so many
-        seconds at the most.  Raises `PosternError` where a fresh one does not come to serve; the old ones go on."""
+        seconds at the most.  Raises `PosternError` where a fresh one does not come to serve; the old ones go on.
+
+        Calls that come while one is under way are served by one more."""
+        before = self._restarts
         async with self._restarting:
+            if self._restarts > before:
+                return
+            self._restarts += 1
             _log.info("restarting", workers=len(self._slots))
             for slot in self._slots:
                 await self._crew.until(lambda: self._reloads.settled or self._closing)

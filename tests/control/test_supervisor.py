@@ -368,6 +368,14 @@ async def test_a_restart_replaces_one_after_another() -> None:
         assert [slot.restarts for slot in supervisor.slots] == [0, 0]
 
 
+async def test_who_asks_while_one_is_under_way_is_served_by_one_more() -> None:
+    async with supervised(2) as (supervisor, world):
+        await asyncio.gather(*(supervisor.restart(1.0) for _ in range(20)))
+        assert len(world.workers) == 2 + 2 * 2
+        await supervisor.restart(1.0)
+        assert len(world.workers) == 2 + 3 * 2
+
+
 async def test_the_old_one_goes_on_where_the_new_one_does_not_come_up() -> None:
     world = World()
     async with supervised(2, world=world) as (supervisor, _):
