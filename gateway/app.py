@@ -39,7 +39,7 @@ from gateway.credentials.parse import Prefixes
 from gateway.credentials.secrets import load_secret_key
 from gateway.credentials.verify import Rules, Verifier
 from gateway.data_plane import Lent
-from gateway.reload import Reloader
+from gateway.reload import Reloader, marks
 from gateway.store.location import data_folder
 from gateway.store.store import Store
 from gateway.telemetry.events import flush, get_logger
@@ -96,8 +96,11 @@ class App:
         self._reason: str | None = "starting"
         # What the imports left behind, before the rest is put out of the collector's sight.
         gc.collect()
+        # A file that changes while it is read, or before it is watched, is read again then.
+        self._seen = marks(options.config)
         with for_good():
             self.loaded: Loaded = load(options.config)
+        self._seen = marks(*self.loaded.files) | self._seen
         self.metrics = Metrics()
         self._readings: Readings = self.metrics
         self.clock = SystemClock()
@@ -121,7 +124,7 @@ class App:
             stack.callback(flush)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
-            # The file has just been read; that it changes again is seen once it is watched.
+            # The file has been read; that it has changed since is seen once it is watched.
             loop.add_signal_handler(signal.SIGHUP, _ignore)
             loop.add_signal_handler(signal.SIGUSR2, _ignore)
             if not await self._started_before(self._closing, self._start(loop, stack)):
@@ -199,7 +202,7 @@ class App:
         changes.confirm = link.confirm
         self._register_metrics()
         self.metrics.config_loaded(self.loaded.hash)
-        self.reloader = Reloader(self._options.config, self.loaded, self._compile, self._swap, self.metrics)
+        self.reloader = Reloader(self._options.config, self.loaded, self._compile, self._swap, self.metrics, self._seen)
         stack.push_async_callback(self.reloader.stop)
 
         control = ControlServer(folder / _CONTROL_SOCKET, self.store, self.verifier)

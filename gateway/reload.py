@@ -8,11 +8,12 @@ admin API all end in `reload`; calls that come while one is under way are served
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.config.loader import Loaded, load
+from gateway.config.model import STANDING
 from gateway.core.aside import aside
 from gateway.core.errors import ConfigError, PosternError
 from gateway.core.garbage import for_good, let_go
@@ -25,8 +26,8 @@ _WATCH_INTERVAL = 0.5
 _STILL = 0.1
 #: Seconds that requests which began before a swap get to end, before what they ran on is freed.
 _LAST_REQUESTS = 0.5
-#: What needs a restart to take effect.
-_RESTART = ("listen", "workers", "worker_affinity", "store", "counters", "cache", "secret_key")
+#: What tells a file from its next version, None where there is none.
+Mark = tuple[int, int, int] | None
 
 
 class ReloadMetrics(Protocol):
@@ -52,7 +53,10 @@ class Reloader:
         compile_: Callable[[Loaded], object],
         swap: Callable[[Loaded, object], Awaitable[list[object]]],
         metrics: ReloadMetrics,
+        seen: Mapping[Path, Mark] | None = None,
     ) -> None:
+        """`current` is in force; `seen` are its files as they were before they were read (`marks`), so that what has
+        changed since is found by the watch."""
         self._path = path
         self._compile = compile_
         self._swap = swap
@@ -63,11 +67,11 @@ class Reloader:
         #: The configuration in force.
         self.current = current
         #: What holds until a restart.
-        self._standing = {name: getattr(current.config, name) for name in _RESTART}
+        self._standing = {name: getattr(current.config, name) for name in STANDING}
         #: What a refused configuration named, too: it may be all that was missing.
         self._wanted: tuple[Path, ...] = ()
         #: The files as they were before they were last read.
-        self._seen = self._marks()
+        self._seen = self._marks() | dict(seen or {})
 
     async def reload(self, cause: str) -> Loaded:
         """Take the file as it is now; returns what is in force then, raises `ConfigError` and keeps the old."""
@@ -170,12 +174,16 @@ class Reloader:
         self._wanted = wanted
         self._seen = {file: self._seen.get(file, mark) for file, mark in self._marks().items()}
 
-    def _marks(self) -> dict[Path, tuple[int, int, int] | None]:
-        """What tells each file of the configuration from its next version, through symbolic links."""
-        return {file: _mark(file) for file in (self._path, *self.current.files[1:], *self._wanted)}
+    def _marks(self) -> dict[Path, Mark]:
+        return marks(self._path, *self.current.files[1:], *self._wanted)
 
 
-def _mark(file: Path) -> tuple[int, int, int] | None:
+def marks(*files: Path) -> dict[Path, Mark]:
+    """What tells each file from its next version, through symbolic links."""
+    return {file: _mark(file) for file in files}
+
+
+def _mark(file: Path) -> Mark:
     try:
         stat = file.stat()
     except OSError:

@@ -161,8 +161,12 @@ async def test_a_file_that_a_signal_had_read_is_not_read_again(bench: Bench) -> 
     await bench.reloader.stop()
 
 
-async def test_a_change_before_the_watch_is_seen(bench: Bench) -> None:
+@pytest.mark.parametrize("moment", ["before the watch", "since the reading"])
+async def test_a_change_that_nobody_watched_is_seen(bench: Bench, moment: str) -> None:
+    seen = reload.marks(bench.file)
     bench.file.write_text(BASE + "drain: {delay: 1s}\n", "utf-8")
+    if moment == "since the reading":
+        bench.reloader = Reloader(bench.file, bench.reloader.current, bench._compile, bench._swap, bench, seen)
     bench.reloader.watch()
     await bench.swaps(1)
     await bench.reloader.stop()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -288,6 +288,10 @@ def _address_alone(value: Any) -> Any:
 
 
 OneCache = Annotated[Cache, BeforeValidator(_address_alone), _AddressAlone()]
+
+
+#: What holds from the start to the end of the gateway, whatever a reload reads: a change needs a restart.
+STANDING: Final = ("listen", "workers", "worker_affinity", "store", "counters", "cache", "secret_key")
 
 
 class Config(Settings):

@@ -13,18 +13,24 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gateway.config.loader import Loaded
-from gateway.config.model import Config
+from gateway.config.model import STANDING, Config
 
 
-def pack(loaded: Loaded) -> bytes:
-    """What a worker needs of a configuration."""
+def pack(loaded: Loaded, standing: Config | None = None) -> bytes:
+    """What a worker needs of a configuration.
+
+    What only a restart changes (`model.STANDING`) is that of `standing`, with which the gateway was started (None: of
+    the configuration itself): a worker that begins after a reload is to count and to listen as those beside it do.
+    """
     config = loaded.config
+    begun = config if standing is None else standing
     wanted = set(_stand_ins(config))
     consumers = tuple(
         consumer.model_copy(update={"keys": ()}) for consumer in config.consumers if consumer.username in wanted
     )
     lean = config.model_copy(
-        update={
+        update={name: getattr(begun, name) for name in STANDING}
+        | {
             "consumers": consumers,
             "clients": (),
             "tests": (),

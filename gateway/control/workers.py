@@ -83,6 +83,8 @@ class Workers:
         """Compile `loaded`.  Raises `ConfigError`."""
         self._loop = loop
         self._loaded = loaded
+        #: What the gateway was started with.
+        self._standing = loaded.config
         self._office = office
         self._package = self.compile(loaded)
         self._supervisor: Supervisor | None = None
@@ -140,7 +142,7 @@ class Workers:
         """What is sent to the workers; may run in a thread.  Raises `ConfigError`."""
         office, stats = self._office, _NoStats()
         build(loaded, Ports(office.clock, office.counters, office.authenticator, lambda _service, _route: stats))
-        return Package(loaded.hash, pack(loaded))
+        return Package(loaded.hash, pack(loaded, self._standing))
 
     async def prepare(self, loaded: Loaded, compiled: object) -> None:
         """Have it built by all.  Raises `PosternError`, and then nothing has changed."""

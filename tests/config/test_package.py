@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.config.loader import load_bytes
+from gateway.config.model import STANDING, Config
 from gateway.config.package import pack, unpack
 
 TEXT = b"""
@@ -47,3 +48,21 @@ def test_it_arrives_as_it_was_sent() -> None:
     assert [(consumer.username, consumer.keys) for consumer in arrived.config.consumers] == [("guest", ())]
     for secret in (b"k" * 40, b"$2b$04$", b"secret-place"):
         assert secret not in packed
+
+
+def test_what_needs_a_restart_is_what_the_gateway_was_started_with() -> None:
+    """Whoever begins after a reload listens and counts as those beside it do."""
+    changes = b"""
+listen: {proxy: "127.0.0.1:1", proxy_protocol: "on"}
+workers: 3
+worker_affinity: auto
+cache: {size: 1MiB}
+"""
+    started, changed = (
+        load_bytes(text, Path("config.yaml"), environ={"KEY": "k" * 40}) for text in (TEXT, TEXT + changes)
+    )
+    arrived = unpack(pack(changed, started.config))
+    for name in set(STANDING) - {"secret_key"}:
+        wanted = Config.model_fields["store"].default if name == "store" else getattr(started.config, name)
+        assert getattr(arrived.config, name) == wanted, name
+    assert (arrived.hash, arrived.config.limits) == (changed.hash, changed.config.limits)

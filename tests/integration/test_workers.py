@@ -89,10 +89,14 @@ async def node(
 def rewrite(program: Program, content: str) -> None:
     """Other contents of the file, on the ports and the store that it has."""
     url = program.config.with_name("upstream").read_text()
-    changed = settled(program.config.parent, content.replace("UPSTREAM", url))
-    draft = program.config.with_suffix(".new")
-    draft.write_text(changed, "utf-8")
-    draft.replace(program.config)
+    replace(program.config, settled(program.config.parent, content.replace("UPSTREAM", url)))
+
+
+def replace(file: Path, content: str) -> None:
+    """Other contents, all at once."""
+    draft = file.with_suffix(".new")
+    draft.write_text(content, "utf-8")
+    draft.replace(file)
 
 
 async def pids(program: Program) -> list[int]:
@@ -395,6 +399,43 @@ async def test_bad_configurations_change_nothing(tmp_path: Path) -> None:
         rewrite(program, text("UPSTREAM", body="three"))
         await program.event("config_loaded")
         assert await served(program, b"three")
+
+
+async def test_what_needs_a_restart_waits_for_it_in_a_worker_that_comes_later_too(tmp_path: Path) -> None:
+    async with node(tmp_path) as program:
+        before = await pids(program)
+        other = settled(tmp_path, text("UPSTREAM", body="two")).replace(
+            '0", status', '0", proxy_protocol: "on", status'
+        )
+        replace(program.config, other.replace("UPSTREAM", "http://127.0.0.1:9"))
+        assert (await program.event("config_needs_restart"))["settings"] == ["listen"]
+        await program.event("config_loaded")
+        os.kill(before[0], signal.SIGKILL)
+        await replaced(program, before[0])
+        assert await served(program, b"two")
+
+
+async def test_a_file_that_changes_while_the_gateway_starts(tmp_path: Path) -> None:
+    """It has been read, and nobody watches it yet."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    async def reader() -> int | None:
+        with contextlib.suppress(OSError):
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        return None
+
+    async def change() -> None:
+        waited_for = await until(reader)
+        replace(tmp_path / "config.yaml", settled(tmp_path, text("http://127.0.0.1:9", body="two")))
+        os.write(waited_for, b"one")
+        os.close(waited_for)
+
+    changing = asyncio.create_task(change())
+    async with running_program(tmp_path, text("http://127.0.0.1:9", body='"${file:pipe}"'), leader=True) as program:
+        await changing
+        await program.event("config_loaded")
+        assert await served(program, b"two")
 
 
 # ── starts that cannot be ───────────────────────────────────────────────────────────────────────
