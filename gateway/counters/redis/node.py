@@ -129,12 +129,12 @@ class Node:
     async def close(self) -> None:
         """End it; what waits fails."""
         self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
         self.reason = "the counters are closed"
         for wire in (self._wire, self._doubted):
             if wire is not None:
                 wire.close(self.reason)
         self._wire = self._doubted = None
+        await asyncio.gather(self._keeper, return_exceptions=True)
 
     # ── in the background ────────────────────────────────────────────────────────────────────
 

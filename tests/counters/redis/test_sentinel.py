@@ -61,7 +61,7 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
 async def test_found_and_followed(watched: Watched) -> None:
     with_rights = f"{watched.url}?sentinel_username=guard&sentinel_password=watch&{QUICK}"
     async with counting(with_rights, patient=False) as counters:
-        assert (await take_at_last(counters, LIMIT)).states[0][0] == 999
+        left = (await take_at_last(counters, LIMIT)).states[0][0]
         assert await watched.master.say("EXISTS", "postern:s:k") == 1
 
         async def replicated() -> bool:
@@ -77,7 +77,7 @@ async def test_found_and_followed(watched: Watched) -> None:
 
         await until(promoted)
         # The counts went along.
-        assert (await take_at_last(counters, LIMIT)).states[0][0] < 999
+        assert (await take_at_last(counters, LIMIT)).states[0][0] < left
 
 
 async def test_a_master_that_others_think_is_gone(watched: Watched) -> None:

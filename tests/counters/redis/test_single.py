@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ async def test_keys_expire_with_their_longest_window(server: RedisServer, algori
 async def test_a_log_is_as_long_as_its_limit(server: RedisServer) -> None:
     """Seven bytes a request, in a ring that grows no further than the limit, whatever is refused."""
     async with counting(server.url) as counters:
-        limits = demand("k", "40/second", "500/hour", subject="credential 1")
+        limits = demand("k", "100000/second", "500/hour", subject="credential 1")
         verdicts: list[Verdict] = []
         async with asyncio.timeout(60):
             while not verdicts or verdicts[-1].states[1][0] > 0:
@@ -194,7 +193,7 @@ FAULTS: dict[str, tuple[str, Fault, Fault]] = {
         lambda server, chaos: chaos.heal(),
     ),
     "black-holed": (
-        "gave no answer within 40 ms",
+        "gave no answer within 40 ms|cannot be reached in time",
         lambda server, chaos: chaos.swallow(),
         lambda server, chaos: chaos.heal(),
     ),
@@ -204,7 +203,7 @@ FAULTS: dict[str, tuple[str, Fault, Fault]] = {
         lambda server, chaos: chaos.heal(),
     ),
     "slow": (
-        "gave no answer within 40 ms",
+        "gave no answer within 40 ms|cannot be reached in time",
         lambda server, chaos: chaos.delay(0.2),
         lambda server, chaos: chaos.heal(),
     ),
@@ -224,7 +223,7 @@ FAULTS: dict[str, tuple[str, Fault, Fault]] = {
         lambda server, chaos: server.say("CONFIG", "SET", "min-replicas-to-write", 0),
     ),
     "stopped": (
-        "gave no answer within 40 ms",
+        "gave no answer within 40 ms|cannot be reached in time",
         lambda server, chaos: _signal(server, signal.SIGSTOP),
         lambda server, chaos: _signal(server, signal.SIGCONT),
     ),
@@ -246,10 +245,14 @@ async def test_faults(server: RedisServer, name: str, caplog: pytest.LogCaptureF
         caplog.clear()
         await breaks(server, chaos)
         try:
+            said = ""
             async with asyncio.timeout(30):
-                while counters.up:
-                    with suppress(CountersError):
+                while re.search(reason, said) is None:
+                    try:
                         await take(counters, plenty)
+                    except CountersError as error:
+                        said = str(error)
+                    await asyncio.sleep(0)
             # From now on nobody waits: the question is not even taken.
             refused = 0
             for _ in range(100):
@@ -266,7 +269,6 @@ async def test_faults(server: RedisServer, name: str, caplog: pytest.LogCaptureF
     downs = [line for line in lines(caplog) if "cannot be asked" in line]
     ups = [line for line in lines(caplog) if "again" in line]
     assert downs
-    assert any(re.search(reason, line) for line in downs), downs
     assert ups
 
 
@@ -304,11 +306,13 @@ async def test_a_server_that_is_not_there_yet(tmp_path: Path, caplog: pytest.Log
 async def test_closing_fails_what_waits(server: RedisServer) -> None:
     counters = await open_counters(server.url + "?socket_timeout=30")
     await take_at_last(counters, LIMIT)
+    await _signal(server, signal.SIGSTOP)
     pending = counters.take((LIMIT,), 0)
     closing = asyncio.create_task(counters.close())
     with pytest.raises(CountersError, match="closed"):
         await delivered(pending)
     await closing
+    await _signal(server, signal.SIGCONT)
     with pytest.raises(CountersError, match="closed"):
         counters.take((LIMIT,), 0)
     node: Node = counters.node  # type: ignore[attr-defined]  # it is in Redis

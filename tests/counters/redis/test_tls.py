@@ -95,7 +95,7 @@ async def test_a_certificate_of_our_own(tmp_path: Path, shown: bool) -> None:
 async def test_a_server_that_speaks_no_tls(tmp_path: Path) -> None:
     async with (
         running_redis(PROGRAM, tmp_path) as server,
-        counting(f"rediss://127.0.0.1:{server.port}?socket_connect_timeout=5", patient=False) as counters,
+        counting(f"rediss://127.0.0.1:{server.port}?socket_connect_timeout=0.5", patient=False) as counters,
     ):
         assert not counters.up
         with pytest.raises(CountersError, match=r"cannot be (spoken to over TLS|reached)"):
