@@ -163,7 +163,7 @@ async def test_the_data_plane_answers_the_same(
     lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: localhost", *(n + b": " + v for n, v in fields)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
-    line = await asyncio.wait_for(reader.readline(), 10)
+    line = await asyncio.wait_for(reader.readline(), 30)
     writer.close()
     assert line.split()[1] == str(status).encode()
 

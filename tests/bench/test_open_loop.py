@@ -80,5 +80,5 @@ def test_a_program_that_does_not_serve_says_why(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", "raise SystemExit('no luck today')"]
     program = Program.start(arguments, core=None, folder=tmp_path, output=tmp_path / "out", environment={})
     with pytest.raises(BenchError, match="no luck today"):
-        program.wait_for(free_port(), 10)
+        program.wait_for(free_port(), 30)
     program.stop()

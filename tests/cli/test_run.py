@@ -49,7 +49,7 @@ def environment(lms: int) -> dict[str, str]:
 
 def ask(url: str, **headers: str) -> Answer:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as response:
             return response.status, response.headers, response.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.headers, refused.read().decode()

@@ -26,7 +26,7 @@ async def delivered(pending: Pending[T]) -> T:
     """What somebody delivers, waited for."""
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     pending.then(future.set_result, future.set_exception)
-    return await asyncio.wait_for(future, 5)
+    return await asyncio.wait_for(future, 30)
 
 
 @dataclass

@@ -155,7 +155,7 @@ async def settled(outcome: Identity | Deny | Pending[Identity | Deny]) -> Identi
         return outcome
     future: asyncio.Future[Identity | Deny] = asyncio.get_running_loop().create_future()
     outcome.then(future.set_result, future.set_exception)
-    return await asyncio.wait_for(future, 5)
+    return await asyncio.wait_for(future, 30)
 
 
 async def turns(count: int = 10) -> None:

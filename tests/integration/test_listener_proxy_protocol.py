@@ -132,7 +132,7 @@ async def test_it_goes_before_tls(tmp_path: Path, header: bytes, together: bool)
             await asyncio.sleep(0.05)
         writer.write(outgoing.read())
         while True:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 incoming.write(await reader.read(65536))
             try:
                 client.do_handshake()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.certificates import Authority, Issued, authority, client_context, stranger
-from tests.integration.gateways import Client, Gateway, chunked, eventually, get, proxied, request, routed
+from tests.integration.gateways import MINUTE, Client, Gateway, chunked, eventually, get, proxied, request, routed
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest
 from upstream_stub.steps import End, Script, Send
@@ -213,7 +214,7 @@ async def test_what_is_no_tls_is_closed_and_nobodys_error(
 
 
 async def test_a_handshake_has_its_time(issued: Issued, tmp_path: Path) -> None:
-    async with proxied(ok, top=tls(issued), limits="{header_timeout: 300ms}") as (_, gateway):
+    async with proxied(ok, top=tls(issued), limits="{header_timeout: 1500ms}") as (_, gateway):
         async with await gateway.connect() as silent, await gateway.connect() as slow:
             slow.send(b"\x16\x03\x01\x02")
             await eventually(lambda: gateway.listener.greeting == 2)
@@ -376,7 +377,7 @@ class RawTls:
                 return step()
             except ssl.SSLWantReadError:
                 self.flush()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     data = await self._reader.read(65536)
                 if not data:
                     raise EOFError from None
@@ -415,14 +416,18 @@ def cut(_: RawRequest) -> Script:
 )
 async def test_how_a_connection_ends(issued: Issued, tmp_path: Path, scripted: Any, said: bytes, seen: str) -> None:
     """What is whole ends with a goodbye; what is cut has none, so that it cannot look complete."""
-    limits = "{idle_timeout: 300ms, header_timeout: 500ms}"
+    limits = "{idle_timeout: 1m, header_timeout: 1m}"
     async with proxied(scripted, top=tls(issued), limits=limits) as (_, gateway):
         client = RawTls(client_context(tmp_path))
         await client.begin(gateway)
         if said:
             client.tls.write(said)
             client.flush()
-        assert (await client.ended())[1] == seen
+        ending = asyncio.create_task(client.ended())
+        if scripted is ok and said in (b"", get()):
+            await eventually(lambda: gateway.records if said else gateway.plane.downstreams)
+            gateway.deadlines(time.monotonic_ns() + MINUTE)
+        assert (await ending)[1] == seen
         client.writer.close()
         await eventually(lambda: not gateway.plane.downstreams)
 

@@ -319,7 +319,7 @@ def pieces_of(client: Client, chunks: bool) -> Callable[[int], asyncio.Future[by
     held = bytearray()
 
     async def read(size: int) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(held) < size:
                 if not chunks:
                     held.extend(await client.reader.readexactly(size - len(held)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from gateway.proxy import downstream
-from tests.integration.gateways import eventually, get, request, routed, running_gateway
+from tests.integration.gateways import MINUTE, eventually, get, request, routed, running_gateway
 from tests.integration.programs import Program, running_program
 from upstream_stub.misbehaviours import head
 
 MEBIBYTE = 1 << 20
 SIZE = 256 * MEBIBYTE
+#: An upstream may take its time.
+LONG = "read_timeout: 10m\nwrite_timeout: 10m"
 PIECE = bytes(range(256)) * 256
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -48,10 +51,8 @@ async def write(writer: asyncio.StreamWriter, size: int, *, chunked: bool = Fals
         await writer.drain()
 
 
-async def read(reader: asyncio.StreamReader, size: int, *, slowly: bool = False) -> int:
-    """Read so many bytes, after a while of not reading where `slowly`; returns how many were as written."""
-    if slowly:
-        await asyncio.sleep(1)
+async def read(reader: asyncio.StreamReader, size: int) -> int:
+    """Read so many bytes; returns how many were as written."""
     at = 0
     while at < size and (data := await reader.read(MEBIBYTE)):
         begin = at % 256
@@ -156,25 +157,30 @@ async def test_both_directions_at_once() -> None:
 async def test_a_client_whose_body_nobody_reads_is_not_called_slow_once_it_reads_on() -> None:
     """An upstream that answers before it reads: that the client's body stands still is not the client's doing."""
     size = 8 * MEBIBYTE
+    goes_on = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head(200, f"Content-Length: {size + len(PIECE)}"))
         await write(writer, size)
-        await asyncio.sleep(1)
+        await goes_on.wait()
         await write(writer, len(PIECE))
         await read(reader, size * 4)
 
     async with (
         served(answer) as url,
-        running_gateway(routed(url, limits="{body_timeout: 300ms}")) as gateway,
+        running_gateway(routed(url, service=LONG, limits="{body_timeout: 1m}")) as gateway,
         await gateway.connect(limit=1024) as client,
     ):
         client.send(request("POST", "/", f"Content-Length: {size * 4}"))
         writing = asyncio.create_task(write(client.writer, size * 4))
         await eventually(lambda: any(connection.blocked() for connection in gateway.plane.downstreams))
         await client.head()
-        assert await read(client.reader, size + len(PIECE)) == size + len(PIECE)
+        assert await read(client.reader, size) == size
+        await eventually(lambda: not any(connection.blocked() for connection in gateway.plane.downstreams))
+        gateway.deadlines(time.monotonic_ns() + MINUTE)
+        goes_on.set()
+        assert await read(client.reader, len(PIECE)) == len(PIECE)
         writing.cancel()
 
 
@@ -251,9 +257,11 @@ async def test_a_blocked_download_does_not_time_its_upstream_out() -> None:
 
     async with (
         served(upstream) as url,
-        running_gateway(routed(url, service="read_timeout: 500ms")) as gateway,
+        running_gateway(routed(url, service="read_timeout: 1m", limits="{body_timeout: 1h}")) as gateway,
         await gateway.connect() as client,
     ):
         client.send(get("/"))
         await client.head()
-        assert await read(client.reader, size, slowly=True) == size
+        await eventually(lambda: any(connection.blocked() for connection in gateway.plane.downstreams))
+        gateway.deadlines(time.monotonic_ns() + MINUTE)
+        assert await read(client.reader, size) == size

@@ -189,9 +189,9 @@ async def test_a_body_that_ends_with_its_connection_is_not_stored() -> None:
 
 async def test_what_does_not_say_how_long_is_fresh_for_the_ttl() -> None:
     origin = Origin()
-    async with proxied(origin, policies="{proxy-cache: {ttl: 400ms}}") as (_, gateway):
+    async with proxied(origin, policies="{proxy-cache: {ttl: 1s}}") as (_, gateway):
         assert [told(await gateway.get())[0] for _ in range(2)] == ["Miss", "Hit"]
-        await asyncio.sleep(0.45)
+        await asyncio.sleep(1.05)
         assert [told(await gateway.get()) for _ in range(2)] == [("Refresh", b"answer 2"), ("Hit", b"answer 2")]
 
 

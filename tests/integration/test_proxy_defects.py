@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 from unittest.mock import Mock
@@ -17,7 +18,7 @@ from gateway.core.context import Context
 from gateway.core.decision import ALLOW, Decision, Deny, Reply
 from gateway.core.policy import Environment, Policy
 from gateway.proxy.downstream import Downstream
-from tests.integration.gateways import Gateway, chunked, eventually, get, request, routed, running_gateway
+from tests.integration.gateways import MINUTE, Gateway, chunked, eventually, get, request, routed, running_gateway
 from tests.integration.slow_policy import SlowPolicy
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer
@@ -197,12 +198,14 @@ async def test_a_wait_that_fails_is_a_500() -> None:
     ],
 )
 async def test_a_body_that_breaks_while_its_request_waits(sent: bytes, policies: str, status: int) -> None:
-    text = slow_routed("http://127.0.0.1:9", policies, "{body_timeout: 500ms}")
+    text = slow_routed("http://127.0.0.1:9", policies, "{body_timeout: 1m}")
     async with running_gateway(text, SLOW) as gateway, await gateway.connect() as client:
         begin = sent.index(b"\r\n\r\n") + 4
         client.send(sent[:begin])
         await waiting(gateway)
         client.send(sent[begin:])
+        if status == 408:
+            gateway.deadlines(time.monotonic_ns() + MINUTE)
         response = await client.response()
         assert (response.status, response.headers["connection"]) == (status, "close")
         (pending,) = SlowPolicy.waiting

@@ -191,7 +191,7 @@ async def _feed(writer: asyncio.StreamWriter) -> None:
 
 async def cut(reader: asyncio.StreamReader) -> bool:
     """True if the connection ends in a reset: no client can take what it got for the whole."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         try:
             await reader.read()
         except ConnectionResetError:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from gateway.proxy.states import CONNECTING
+from gateway.proxy.states import CONNECTING, FORWARDING, RESPONDING
 from tests.integration.gateways import MINUTE, Gateway, eventually, get, request, running_gateway
 from upstream_stub.misbehaviours import head
 from upstream_stub.raw import RawRequest, RawServer, Scripted
@@ -203,7 +203,7 @@ def until_close(request: RawRequest) -> Script:
 @pytest.mark.parametrize(("script", "answer"), [(closes, 200), (until_close, 200), (reset, 502)])
 async def test_a_connection_that_has_ended_makes_room_at_once(script: Scripted, answer: int) -> None:
     """Not when somebody looks again: each of these would wait for that, and the last ones in vain."""
-    service, top = "max_connections: 1\nretries: 0", "overload: {max_wait: 1s}"
+    service, top = "max_connections: 1\nretries: 0", "overload: {max_wait: 2s}"
     async with balanced(script, service=service, top=top) as (_, gateway):
         answers = await asyncio.gather(*(gateway.get() for _ in range(12)))
         assert [each.status for each in answers] == [answer] * 12
@@ -354,9 +354,12 @@ async def test_what_takes_a_client_too_long_is_no_failure_of_its_upstream(begun:
             return Script([Send(head(200, "Content-Type: text/event-stream") + b"data: 1\n\n")], End.HANG)
         return ok(request) if request.method == "GET" else hangs(request)
 
-    service = "total_timeout: 200ms\nhealth: {passive: {failures: 1, cooldown: 1m}}"
+    service = LONG + "\ntotal_timeout: 1m\nhealth: {passive: {failures: 1, cooldown: 1h}}"
     async with balanced(scripted, service=service) as (_, gateway), await gateway.connect() as client:
         client.send(begun)
+        state = RESPONDING if answer == 200 else FORWARDING
+        await eventually(lambda: gateway.exchanges(state))
+        gateway.deadlines(time.monotonic_ns() + MINUTE)
         assert (await client.head()).status == answer
         await gateway.recorded(1)
         assert (await gateway.get()).status == 200

@@ -277,7 +277,7 @@ async def test_status_and_metrics_show_every_target(tmp_path: Path) -> None:
     async with Upstream("one") as one, Upstream("other") as other:
         other.health = 500
         async with running_program(tmp_path, configured([one.url, other.url], ACTIVE, [1, 2])) as program:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while await program.metric("postern_upstream_target_healthy", target=other.url) != 0:
                     await asyncio.sleep(0.05)
             assert await program.metric("postern_upstream_target_healthy", service="lms", target=one.url) == 1

@@ -149,7 +149,7 @@ async def test_a_reader_who_stops_holds_up_the_writer() -> None:
 
 async def closing(socket: ClientConnection) -> tuple[int, str]:
     """How the connection is closed by the other side."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with suppress(ConnectionClosed):
             async for _ in socket:
                 continue

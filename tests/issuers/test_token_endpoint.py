@@ -123,9 +123,11 @@ def answered(body: bytes, *lines: str, status: int = 200) -> Script:
     ],
 )
 async def test_what_is_no_token(endpoint: TokenEndpoint, script: Script, fault: str) -> None:
+    # A machine that stands still for a moment is not what the others are about.
+    timeout = 0.3 if "within" in fault else 30.0
     async with RawServer(lambda _: script) as server:
         with pytest.raises(IssuerError, match=fault) as caught:
-            await endpoint.fetch(grant(server.url, timeout=0.3))
+            await endpoint.fetch(grant(server.url, timeout=timeout))
         assert len(server.requests) == 1
         assert "s3cret" not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -140,7 +142,7 @@ async def test_what_is_no_token(endpoint: TokenEndpoint, script: Script, fault: 
 )
 async def test_nobody_there(endpoint: TokenEndpoint, url: str, fault: str) -> None:
     with pytest.raises(IssuerError, match=fault):
-        await endpoint.fetch(grant(url, timeout=5.0))
+        await endpoint.fetch(grant(url, timeout=30.0))
 
 
 async def test_a_server_that_speaks_no_tls(endpoint: TokenEndpoint) -> None:

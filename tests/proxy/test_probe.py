@@ -72,7 +72,7 @@ async def test_the_connection_ends_with_the_probe() -> None:
         pool = Pool(Origin("127.0.0.1", server.port), asyncio.get_running_loop())
         assert await probe(pool, b"lms", health()) == ""
         assert (pool.connections, pool.idle, pool.busy) == (set(), [], 0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while server.open:
                 await asyncio.sleep(0.005)
 

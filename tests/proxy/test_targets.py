@@ -75,7 +75,7 @@ async def turns(until: Callable[[], bool] | None = None) -> None:
     """A few turns of the loop, or as many as something takes."""
     for _ in range(5):
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while until is not None and not until():
             await asyncio.sleep(0.005)
 

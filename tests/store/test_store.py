@@ -180,7 +180,7 @@ async def test_writes_of_another_process_are_followed(store: Store, url: str) ->
     other = await Store.open(url)
     for number in range(3):
         await other.organizations.create(f"o{number}")
-        assert await asyncio.wait_for(heard.get(), 10) == ("organization", f"o{number}")
+        assert await asyncio.wait_for(heard.get(), 30) == ("organization", f"o{number}")
     await other.close()
     follower.cancel()
 
@@ -336,7 +336,7 @@ async def test_a_file_that_was_removed_is_read_but_written_no_more(store: Store,
     assert await store.find_key("pnpub_1") == made
     following = asyncio.create_task(store.changes.follow(0.01))
     for up in (False, True):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while store.changes.up is not up:
                 await asyncio.sleep(0.01)
         if not up:
@@ -433,7 +433,7 @@ async def test_the_folder_is_locked_for_others_meanwhile(tmp_path: Path) -> None
         waiting = asyncio.create_task(_lock(tmp_path))
         await asyncio.sleep(0.12)
         assert not waiting.done()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 30)
 
 
 async def _lock(folder: Path) -> None:

@@ -192,13 +192,13 @@ async def test_the_socket_echoes(lms: Lms) -> None:
     async with lms.session.ws_connect(lms.url("/ws"), protocols=["chat"]) as ws:
         assert ws.protocol == "chat"
         await ws.send_str("hello")
-        assert (await ws.receive(timeout=5)).data == "hello"
+        assert (await ws.receive(timeout=30)).data == "hello"
         await ws.send_bytes(b"\x00\xff")
-        assert (await ws.receive(timeout=5)).data == b"\x00\xff"
+        assert (await ws.receive(timeout=30)).data == b"\x00\xff"
         await ws.send_str("headers")
-        assert "Upgrade" in (await ws.receive(timeout=5)).data
+        assert "Upgrade" in (await ws.receive(timeout=30)).data
         await ws.send_str("close")
-        await ws.receive(timeout=5)
+        await ws.receive(timeout=30)
         assert ws.close_code == 1000
 
 
@@ -240,7 +240,7 @@ async def test_the_process_ends_with_its_parent() -> None:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    line = await asyncio.wait_for(process.stdout.readline(), 10)
+    line = await asyncio.wait_for(process.stdout.readline(), 30)
     assert line.startswith(b"stub LMS ready on http://127.0.0.1:")
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 30) == 0
