@@ -2,7 +2,8 @@
 
 Laws: what never left may go anywhere else; what may have been read is sent again only where the method is idempotent
 and the whole of it is still held, so that a POST is never sent twice; retries have a budget (`retries`); nobody
-overtakes who waits for room; an endpoint is told whatever a request says of its health.
+overtakes who waits for room; an endpoint is told whatever a request says of its health; who has waited, for whatever it
+was, is judged again when it has a connection and before anything is written on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from gateway.core import answers
-from gateway.core.decision import Deny
+from gateway.core.decision import Decision, Deny, Pending, Reply
 from gateway.proxy import messages
 from gateway.proxy.http1 import CHUNKED
 from gateway.proxy.retries import IDEMPOTENT
@@ -51,13 +52,13 @@ def forward(exchange: Exchange) -> None:
         choose(exchange)
 
 
-def choose(exchange: Exchange) -> None:
-    """Use the endpoint whose turn it is; wait where there is none yet, or none has room."""
+def choose(exchange: Exchange, waited: bool = False) -> None:
+    """Use the endpoint whose turn it is; wait where there is none yet, or none has room.  `waited`: it has already."""
     balancer = exchange.balancer
     now = monotonic_ns()
     endpoint = balancer.pick(_key(exchange), now)
     if endpoint is not None:
-        _use(exchange, endpoint)
+        _use(exchange, endpoint, waited)
     elif balancer.resolving:
         _resolve(exchange)
     elif balancer.full(now):
@@ -86,7 +87,7 @@ def _resolve(exchange: Exchange) -> None:
 def _resolved(exchange: Exchange) -> None:
     exchange.pending = None
     if exchange.state == CONNECTING:
-        choose(exchange)
+        choose(exchange, waited=True)
 
 
 def _wait_for_room(exchange: Exchange) -> None:
@@ -97,19 +98,26 @@ def _wait_for_room(exchange: Exchange) -> None:
     exchange.balancer.queue.append(exchange)
 
 
-def _use(exchange: Exchange, endpoint: Endpoint) -> None:
+def _use(exchange: Exchange, endpoint: Endpoint, waited: bool = False) -> None:
     """Send the request to this endpoint."""
+    exchange.endpoint = endpoint
+    _compose(exchange, endpoint)
+    connection = endpoint.pool.take()
+    if connection is None:
+        _connect(exchange, endpoint)
+    elif waited:
+        _judge_again(exchange, connection)
+    else:
+        _send(exchange, connection)
+
+
+def _compose(exchange: Exchange, endpoint: Endpoint) -> None:
+    """Make the request's head for this endpoint, in the name of who is asking."""
     route = exchange.route
     assert route is not None  # noqa: S101 - see `forward`
-    exchange.endpoint = endpoint
     exchange.request_head = messages.request_head(
         exchange.head, exchange.context, route, exchange.matched, exchange.peer, endpoint.target.host_header
     )
-    connection = endpoint.pool.take()
-    if connection is not None:
-        _send(exchange, connection)
-    else:
-        _connect(exchange, endpoint)
 
 
 def _connect(exchange: Exchange, endpoint: Endpoint) -> None:
@@ -127,7 +135,37 @@ def _connected(exchange: Exchange, connection: Upstream) -> None:
     if exchange.state != CONNECTING:
         connection.close()
         return
-    _send(exchange, connection)
+    _judge_again(exchange, connection)
+
+
+def _judge_again(exchange: Exchange, connection: Upstream) -> None:
+    """It has waited for this connection, or for its turn: it may have been revoked meanwhile."""
+    exchange.upstream = connection  # held while somebody has to be asked; what ends the exchange ends it
+    exchange.state = CONNECTING
+    exchange.queued = False
+    exchange.deadline = 0
+    identity = exchange.context.identity
+
+    def judged(again: Decision) -> None:
+        exchange.pending = exchange.upstream = None
+        endpoint = exchange.endpoint
+        if isinstance(again, (Deny, Reply)) or endpoint is None:
+            connection.close()
+            exchange.decided(again)
+        elif not connection.usable():
+            connection.close()
+            _connect(exchange, endpoint)
+        else:
+            if exchange.context.identity is not identity:
+                _compose(exchange, endpoint)
+            _send(exchange, connection)
+
+    decision = exchange.judged_again()
+    if isinstance(decision, Pending):
+        exchange.pending = decision
+        decision.then(judged, lambda _: judged(Deny(answers.INTERNAL_ERROR)))
+    else:
+        judged(decision)
 
 
 def unreachable(exchange: Exchange, error: BaseException) -> None:
@@ -162,7 +200,7 @@ def retry(exchange: Exchange, elsewhere: bool) -> bool:
         endpoint.abandoned(now)
         return False
     exchange.retries -= 1
-    _use(exchange, endpoint)
+    _use(exchange, endpoint, waited=True)
     if balancer.queue:
         balancer.wake()  # there is room again on the one that has failed
     return True

@@ -200,11 +200,12 @@ class Exchange:
     def _decided_late(self, decision: Decision | Pending[Decision]) -> None:
         if isinstance(decision, Pending):
             self.pending = decision
-            decision.then(self._decided, self._broke)
+            decision.then(self.decided, self._broke)
         else:
-            self._decided(decision)
+            self.decided(decision)
 
-    def _decided(self, decision: Decision) -> None:
+    def decided(self, decision: Decision) -> None:
+        """Act on what the policies have said."""
         self.pending = None
         if self.state == DONE:
             return
@@ -299,7 +300,7 @@ class Exchange:
     def take_slot(self) -> None:
         """It need not wait any longer: there is room, or no endpoint whose room could be waited for."""
         try:
-            attempt.choose(self)
+            attempt.choose(self, waited=True)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not strike who has made room
             self.crashed(error)
 
@@ -397,6 +398,10 @@ class Exchange:
     def recheck(self) -> None:
         """Time has gone by: may it go on?"""
         lasting.recheck(self)
+
+    def judged_again(self) -> Decision | Pending[Decision]:
+        """What the policies say of it by now."""
+        return lasting.judged_again(self)
 
     def respond_more(self, payload: bytes, last: bool, reusable: bool) -> None:
         """More of the response's body."""

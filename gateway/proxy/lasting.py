@@ -88,16 +88,10 @@ def recheck(exchange: Exchange) -> None:
     route = exchange.route
     if route is None or exchange.pending is not None:
         return
-    context = exchange.context
     uploading = exchange.state == FORWARDING and exchange.reader is not None and not exchange.reader.done
     if not (uploading or exchange.state == RESPONDING or exchange.state == TUNNELLING or exchange.waits()):
         return
-    began, context.now = context.now, time()
-    try:
-        decision = pipeline.recheck(context, route)
-    except pipeline.BROKEN as error:  # a policy is foreign code; what cannot be judged does not go on
-        decision = _fault(exchange, error)
-    context.now = began
+    decision = judged_again(exchange)
     if isinstance(decision, Pending):
         judging = exchange.pending = decision
 
@@ -109,6 +103,19 @@ def recheck(exchange: Exchange) -> None:
         judging.then(judged, lambda error: judged(_fault(exchange, error)))
     elif decision is not ALLOW:
         _rechecked(exchange, decision)
+
+
+def judged_again(exchange: Exchange) -> Decision | Pending[Decision]:
+    """What the policies of its route say of it by now."""
+    context, route = exchange.context, exchange.route
+    assert route is not None  # noqa: S101 - only what has matched was let in
+    began, context.now = context.now, time()
+    try:
+        decision = pipeline.recheck(context, route)
+    except pipeline.BROKEN as error:  # a policy is foreign code; what cannot be judged does not go on
+        decision = _fault(exchange, error)
+    context.now = began
+    return decision
 
 
 def _rechecked(exchange: Exchange, decision: Decision) -> None:

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from gateway.core.answers import ACL_DENIED
 from gateway.core.decision import ALLOW, Decision, Deny, Pending
 from gateway.core.policy import Policy
+from gateway.proxy.states import CONNECTING
 from gateway.proxy.tunnel import PATIENCE
 from tests.integration.gateways import MINUTE, Gateway, eventually, get, proxied, request, routed, running_gateway
 from upstream_stub.misbehaviours import head
@@ -298,6 +299,86 @@ async def test_a_request_that_waits_for_a_slot_is_judged_again(revocable: type[R
         revocable.verdict = Deny(ACL_DENIED)
         assert (await second.response()).status == 403
         assert [seen.target for seen in upstream.requests] == ["/first"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("verdict", [ALLOW, Deny(ACL_DENIED)])
+async def test_who_has_waited_for_a_slot_is_judged_before_it_is_used(
+    revocable: type[Revocable], verdict: Decision, slow: bool
+) -> None:
+    """Not half a second later: it would have left by then."""
+    parts = {"policies": "{revocable: {}}", "service": "max_connections: 1", "top": "overload: {max_wait: 1m}"}
+    async with (
+        RawServer(lambda _: Script([], End.HANG)) as upstream,
+        running_gateway(routed(upstream.url, **parts), {"revocable": revocable}) as gateway,
+        await gateway.connect() as first,
+        await gateway.connect() as second,
+    ):
+        first.send(get("/first"))
+        await eventually(lambda: upstream.requests)
+        second.send(get("/second"))
+        await eventually(lambda: gateway.exchanges(CONNECTING))
+        revocable.verdict, revocable.slow = verdict, slow
+        if slow:  # it is being judged when its turn comes
+            gateway.plane.recheck(time.monotonic_ns())
+        first.reset()
+        if verdict is ALLOW:
+            await eventually(lambda: len(upstream.requests) == 2)
+        else:
+            assert (await second.response()).status == 403
+            assert [seen.target for seen in upstream.requests] == ["/first"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(("verdict", "status"), [(ALLOW, 200), (Deny(ACL_DENIED), 403)])
+async def test_who_has_waited_for_a_connection_is_judged_before_it_is_used(
+    revocable: type[Revocable], monkeypatch: pytest.MonkeyPatch, verdict: Decision, status: int, slow: bool
+) -> None:
+    opening, may_open = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    connects = loop.create_connection
+
+    async def late(*arguments: Any) -> Any:
+        opening.set()
+        await may_open.wait()
+        return await connects(*arguments)
+
+    async with (
+        RawServer(lambda _: Script([Send(head(200, "Content-Length: 2") + b"ok")], End.KEEP)) as upstream,
+        running_gateway(
+            routed(upstream.url, policies="{revocable: {}}", service="connect_timeout: 1m"), {"revocable": revocable}
+        ) as gateway,
+        await gateway.connect() as client,
+    ):
+        monkeypatch.setattr(loop, "create_connection", late)
+        client.send(get("/late"))
+        await opening.wait()
+        revocable.verdict, revocable.slow = verdict, slow
+        may_open.set()
+        assert (await client.response()).status == status
+        assert len(upstream.requests) == (status == 200)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(("verdict", "status"), [(ALLOW, 200), (Deny(ACL_DENIED), 403)])
+async def test_who_is_sent_again_is_judged_again(
+    revocable: type[Revocable], verdict: Decision, status: int, slow: bool
+) -> None:
+    def scripted(request: RawRequest) -> Script:
+        if len(upstream.requests) > 1:
+            return Script([Send(head(200, "Content-Length: 2") + b"ok")], End.KEEP)
+        revocable.verdict, revocable.slow = verdict, slow
+        return Script([], End.RESET)
+
+    upstream = RawServer(scripted)
+    async with (
+        upstream,
+        running_gateway(routed(upstream.url, policies="{revocable: {}}"), {"revocable": revocable}) as gateway,
+        await gateway.connect() as client,
+    ):
+        client.send(get("/again"))
+        assert (await client.response()).status == status
+        assert len(upstream.requests) == (2 if status == 200 else 1)
 
 
 @pytest.mark.parametrize("slow", [False, True])
