@@ -118,7 +118,7 @@ class Reloader:
         if self._path.exists() and not (self._path.is_file() or self._path.is_dir()):
             raise ConfigError([f"{self._path}: cannot be read: it is not a regular file"])
         with for_good():
-            loaded = load(self._path)
+            loaded = load(self._path, pipes=False)
             return loaded, self._compile(loaded)
 
     def _retire(self, replaced: list[object]) -> None:

@@ -105,9 +105,11 @@ async def test_a_refused_file_keeps_what_stands(bench: Bench) -> None:
     assert (bench.told, bench.swapped) == (["refused"], [])
 
 
-async def test_a_pipe_is_not_waited_for(bench: Bench) -> None:
-    bench.file.unlink()
-    os.mkfifo(bench.file)
+@pytest.mark.parametrize("pipe", ["config.yaml", "key"])
+async def test_a_pipe_is_not_waited_for(bench: Bench, pipe: str) -> None:
+    bench.file.write_text(BASE + "secret_key: ${file:key}\n", "utf-8")
+    bench.file.with_name(pipe).unlink(missing_ok=True)
+    os.mkfifo(bench.file.with_name(pipe))
     with pytest.raises(ConfigError, match="it is not a regular file"):
         await asyncio.wait_for(bench.reloader.reload("test"), 30)
     assert bench.told == ["refused"]

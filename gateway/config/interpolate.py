@@ -43,11 +43,12 @@ class InterpolationError(ValueError):
 
 class Interpolator:
     """Fills references in from an environment and from files relative to `directory`; `files` are those it read,
-    `named` all that it was to read."""
+    `named` all that it was to read.  Without `pipes` one is refused: who has read it once may wait for ever."""
 
-    def __init__(self, environ: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], directory: Path, *, pipes: bool = True) -> None:
         self._environ = environ
         self._directory = directory
+        self._pipes = pipes
         self.files: dict[Path, str] = {}
         self.named: set[Path] = set()
 
@@ -99,8 +100,12 @@ class Interpolator:
         if path in self.files:
             return self.files[path]
         try:
+            if not self._pipes and path.is_fifo():
+                raise InterpolationError(f"the file {name!r} cannot be read again: it is not a regular file")
             with path.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
+        except InterpolationError:
+            raise
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable file name"
             raise InterpolationError(f"the file {name!r} cannot be read: {reason}") from None

@@ -161,13 +161,15 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     policies: Mapping[str, type[Policy]] | None = None,
+    pipes: bool = True,
 ) -> Loaded:
     """Read, fill in, validate.
 
-    Takes the file, the environment for `${NAME}` (default: the process's) and the policies that may be named
-    (default: every installed one).  Raises ConfigError with a line for each problem.
+    Takes the file, the environment for `${NAME}` (default: the process's), the policies that may be named
+    (default: every installed one), and whether `${file:…}` may name a pipe.  Raises ConfigError with a line for each
+    problem.
     """
-    return load_bytes(_read(path), path, environ=environ, policies=policies)
+    return load_bytes(_read(path), path, environ=environ, policies=policies, pipes=pipes)
 
 
 def load_bytes(
@@ -176,13 +178,14 @@ def load_bytes(
     *,
     environ: Mapping[str, str] | None = None,
     policies: Mapping[str, type[Policy]] | None = None,
+    pipes: bool = True,
 ) -> Loaded:
     """`load`, of content that was read already; `path` is its name in the report, and where `${file:…}` starts."""
     if policies is None:
         from gateway.registry import policies as installed
 
         policies = installed()
-    interpolator = Interpolator(os.environ if environ is None else environ, path.parent)
+    interpolator = Interpolator(os.environ if environ is None else environ, path.parent, pipes=pipes)
     with collector_off():
         try:
             return _load(content, path, interpolator, policies)
