@@ -144,7 +144,7 @@ class DelegatedVerifier:
         if kind == "key":
             self.memory.forget_key(name)
         elif kind == "consumer":
-            self.memory.forget_where(lambda record: name in (record.credential.consumer_id, record.consumer.id))
+            self.memory.forget_consumer(name)
         elif kind == "organization":
             self.memory.forget_where(lambda record: _organization_of(record) == name)
         else:

@@ -5,7 +5,8 @@ wrong tokens are kept apart and each is bounded, so a flood of wrong keys evicts
 
 A proof (this token has that bcrypt hash) is true for ever; what was concluded from it (who it is, whether it is
 revoked) is true until something changes.  So an invalidation clears the conclusion and keeps the proof: the next
-use asks the store again but spends no hash.
+use asks the store again but spends no hash.  What one key or one consumer has is found without looking at the rest,
+since changes come many at a time and nobody is served meanwhile.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Memory:
         self.proven: OrderedDict[bytes, Entry] = OrderedDict()
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._by_key: dict[str, bytes] = {}
+        self._by_consumer: dict[str, list[bytes]] = {}
         self._good, self._bad = good, bad
 
     def entry_of(self, key_id: str) -> Entry | None:
@@ -66,6 +68,13 @@ class Memory:
 
     def remember(self, digest: bytes, entry: Entry) -> None:
         """Remember a proven token; past the bound the one used longest ago goes."""
+        before = self.proven.get(digest)
+        owners = _owners(entry.record)
+        if before is None or _owners(before.record) != owners:
+            if before is not None:
+                self._disown(digest, before)
+            for owner in owners:
+                self._by_consumer.setdefault(owner, []).append(digest)
         self.proven[digest] = entry
         self.proven.move_to_end(digest)
         self._by_key[entry.record.credential.id] = digest
@@ -75,8 +84,18 @@ class Memory:
     def drop(self, digest: bytes) -> None:
         """Forget a token altogether, its proof included."""
         entry = self.proven.pop(digest, None)
-        if entry is not None and self._by_key.get(entry.record.credential.id) == digest:
+        if entry is None:
+            return
+        self._disown(digest, entry)
+        if self._by_key.get(entry.record.credential.id) == digest:
             del self._by_key[entry.record.credential.id]
+
+    def _disown(self, digest: bytes, entry: Entry) -> None:
+        for owner in _owners(entry.record):
+            digests = self._by_consumer[owner]
+            digests.remove(digest)
+            if not digests:
+                del self._by_consumer[owner]
 
     def remember_wrong(self, digest: bytes) -> None:
         """Remember that a token is wrong; past the bound the one seen longest ago goes."""
@@ -103,6 +122,12 @@ class Memory:
         if entry is not None:
             entry.answer = None
 
+    def forget_consumer(self, consumer_id: str) -> None:
+        """Clear what was concluded about a consumer's keys, and all that was found wrong."""
+        self._wrong.clear()
+        for digest in self._by_consumer.get(consumer_id, ()):
+            self.proven[digest].answer = None
+
     def forget_where(self, affected: Callable[[KeyRecord], bool]) -> None:
         """Clear what was concluded about all keys that `affected` picks, and all that was found wrong."""
         self._wrong.clear()
@@ -114,4 +139,11 @@ class Memory:
         """Forget everything, proofs included."""
         self.proven.clear()
         self._by_key.clear()
+        self._by_consumer.clear()
         self._wrong.clear()
+
+
+def _owners(record: KeyRecord) -> tuple[str, ...]:
+    """The ids by which a change of the key's consumer is told: the stored one's, and the one's in force."""
+    stored, consumer = record.credential.consumer_id, record.consumer.id
+    return (stored,) if stored == consumer else (stored, consumer)

@@ -184,7 +184,8 @@ class Verifier:
             self._jobs.mark(lambda record: record.credential.id == name)
             self.memory.forget_key(name)
         elif kind == "consumer":
-            self._forget_where(lambda record: name in (record.credential.consumer_id, record.consumer.id))
+            self._jobs.mark(lambda record: name in (record.credential.consumer_id, record.consumer.id))
+            self.memory.forget_consumer(name)
         elif kind == "organization":
             self._forget_where(lambda record: _organization_of(record) == name)
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.core.identity import Identity
+from dataclasses import replace
+
+from gateway.core.identity import Consumer, Identity
+from gateway.core.ports import KeyRecord
 from gateway.credentials.memory import FOREVER, Entry, Memory
 from tests.credentials.fakes import make_record
 
@@ -47,6 +50,38 @@ def test_forgetting_clears_the_conclusion_and_keeps_the_proof() -> None:
     memory.forget_key("key-unknown")
     memory.forget_key("key-a")
     assert memory.proven[b"a"].answer is None
+
+
+def test_a_consumer_is_forgotten_by_either_of_its_ids_and_nobody_else_is() -> None:
+    """The stored one's and, where the file declares it as well, the declared one's."""
+    memory = Memory(good=3)
+    record = make_record("both")
+    declared = KeyRecord(replace(record.credential, consumer_id="stored"), Consumer("declared", "mobile_app"))
+    identity = Identity(declared.consumer, declared.credential)
+    known = {b"a": entry("a"), b"b": entry("b", "other"), b"c": Entry(identity, FOREVER, declared)}
+    for digest, each in known.items():
+        memory.remember(digest, each)
+    for name, left in [("unknown", {b"a", b"b", b"c"}), ("declared", {b"a", b"b"}), ("id-other", {b"a"})]:
+        memory.remember_wrong(b"x")
+        memory.forget_consumer(name)
+        assert {digest for digest, each in known.items() if each.answer is not None} == left
+        assert memory.sizes == (3, 0)
+    again = Entry(identity, FOREVER, declared)
+    memory.remember(b"c", again)
+    memory.forget_consumer("stored")
+    assert again.answer is None
+
+
+def test_whose_a_key_is_follows_what_is_remembered() -> None:
+    memory = Memory(good=1)
+    for name, username in [("a", "one"), ("a", "two"), ("a", "two"), ("b", "two"), ("c", "three")]:
+        memory.remember(name.encode(), entry(name, username))
+        assert {owner: len(digests) for owner, digests in memory._by_consumer.items()} == {f"id-{username}": 1}
+    memory.drop(b"c")
+    assert not memory._by_consumer
+    memory.remember(b"d", entry("d"))
+    memory.clear()
+    assert not memory._by_consumer
 
 
 def test_dropping_forgets_the_proof_too() -> None:
