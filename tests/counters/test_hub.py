@@ -164,6 +164,19 @@ async def test_what_is_asked_in_one_turn_goes_out_in_one_write() -> None:
         ]  # fmt: skip
 
 
+async def test_what_is_asked_while_answers_are_to_come_goes_out_once_they_have() -> None:
+    async with alone() as (counters, its):
+        asked = [Asked.of(counters.take(demand("a"), 0)), Asked.of(counters.take(demand("b"), 0))]
+        await read(its)
+        for key in ("c", "d"):
+            asked.append(Asked.of(counters.take(demand(key), 0)))
+            its.sendall(frame([True, [(len(asked), 1)]]))
+            await until(lambda: asked[len(asked) - 3].done)
+        assert await asyncio.wait_for(read(its), PATIENT) == frame([0, "c", 0, "d"])
+        its.sendall(frame([True, [(5, 1)], True, [(6, 1)]]))
+        assert [await one.left() for one in asked] == [3, 4, 5, 6]
+
+
 async def test_more_than_anybody_defines_is_forgotten_and_defined_again() -> None:
     async with serving() as server, asking(server) as counters:
         asked = [Asked.of(counters.take(demand("k", 10_000 + index), 0)) for index in range(DEFINITIONS + 10)]
@@ -219,8 +232,9 @@ async def test_a_silent_hub_fails_what_waits_and_is_asked_again_once_it_answers(
         its.sendall(frame([True, [(999, 1)], True, [(998, 1)]]))
         await until(lambda: counters.up)
         last = Asked.of(counters.take(demand("k"), 0))
+        its.sendall(frame([True, [(997, 1)]]))
         await read(its)
-        its.sendall(frame([True, [(997, 1)], True, [(996, 1)]]))
+        its.sendall(frame([True, [(996, 1)]]))
         assert await last.left() == 996
 
 
