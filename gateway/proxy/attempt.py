@@ -9,6 +9,7 @@ was, is judged again when it has a connection and before anything is written on 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ from gateway.proxy.retries import IDEMPOTENT
 from gateway.proxy.states import CONNECTING, FORWARDING
 
 if TYPE_CHECKING:
+    from gateway.core.identity import Identity
     from gateway.proxy.balancer import Endpoint
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.upstream import Upstream
@@ -145,27 +147,36 @@ def _judge_again(exchange: Exchange, connection: Upstream) -> None:
     exchange.queued = False
     exchange.deadline = 0
     identity = exchange.context.identity
-
-    def judged(again: Decision) -> None:
-        exchange.pending = exchange.upstream = None
-        endpoint = exchange.endpoint
-        if isinstance(again, (Deny, Reply)) or endpoint is None:
-            connection.close()
-            exchange.decided(again)
-        elif not connection.usable():
-            connection.close()
-            _connect(exchange, endpoint)
-        else:
-            if exchange.context.identity is not identity:
-                _compose(exchange, endpoint)
-            _send(exchange, connection)
-
     decision = exchange.judged_again()
     if isinstance(decision, Pending):
         exchange.pending = decision
-        decision.then(judged, lambda _: judged(Deny(answers.INTERNAL_ERROR)))
+        # No closures: compiled, those of one function hold each other, and all that they hold, in a cycle.
+        decision.then(
+            partial(_judged, exchange, connection, identity), partial(_not_judged, exchange, connection, identity)
+        )
     else:
-        judged(decision)
+        _judged(exchange, connection, identity, decision)
+
+
+def _judged(exchange: Exchange, connection: Upstream, identity: Identity | None, again: Decision) -> None:
+    """Send it, in the name of who is asking now, unless it may not go on; `identity` is in whose name it was composed."""
+    exchange.pending = exchange.upstream = None
+    endpoint = exchange.endpoint
+    if isinstance(again, (Deny, Reply)) or endpoint is None:
+        connection.close()
+        exchange.decided(again)
+    elif not connection.usable():
+        connection.close()
+        _connect(exchange, endpoint)
+    else:
+        if exchange.context.identity is not identity:
+            _compose(exchange, endpoint)
+        _send(exchange, connection)
+
+
+def _not_judged(exchange: Exchange, connection: Upstream, identity: Identity | None, _error: BaseException) -> None:
+    """A policy broke: what cannot be judged does not go on."""
+    _judged(exchange, connection, identity, Deny(answers.INTERNAL_ERROR))
 
 
 def unreachable(exchange: Exchange, error: BaseException) -> None:
