@@ -159,7 +159,7 @@ def _judge_again(exchange: Exchange, connection: Upstream) -> None:
 
 
 def _judged(exchange: Exchange, connection: Upstream, identity: Identity | None, again: Decision) -> None:
-    """Send it, in the name of who is asking now, unless it may not go on; `identity` is in whose name it was composed."""
+    """Send it in the name of who is asking now, if it may go on; `identity` is in whose name it was composed."""
     exchange.pending = exchange.upstream = None
     endpoint = exchange.endpoint
     if isinstance(again, (Deny, Reply)) or endpoint is None:
